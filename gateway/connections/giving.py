@@ -14,17 +14,18 @@ from datetime import datetime
 import orjson
 
 from gateway.connections.building import credential_binding
+from gateway.connections.refusals import NEEDS_CREDENTIAL
 from gateway.connections.transitions import Transitions
 from gateway.credentials.expiry import ends_at
 from gateway.credentials.tokens import Tokens
 from gateway.credentials.vault import Vault
-from gateway.model.access import Caller
+from gateway.model.access import Caller, Origin
 from gateway.model.connection import Trigger
 from gateway.model.credential import Credential, TokenGrant
-from gateway.model.errors import BadConfiguration, RequestRefused
+from gateway.model.errors import BadConfiguration, RequestRefused, SealBroken
 from gateway.settings import CredentialSettings
-from gateway.store import connections, credentials
-from gateway.store.connections import Cause
+from gateway.store import connections, credentials, tokens
+from gateway.store.connections import Cause, Locked
 from gateway.store.credentials import SealedCredential
 from gateway.store.pool import Connection
 
@@ -50,21 +51,27 @@ class Giving:
         given: CredentialSettings,
         caller: Caller,
         grant: TokenGrant | None = None,
+        locked: Locked | None = None,
     ) -> None:
-        """`grant`: the tokens of a login, so that the first call need not fetch any."""
+        """`grant`: the tokens of a login, so that the first call need not fetch any. `locked`: the connection
+        as it is, where what is there already need not be given again.
+        """
         digest = self.digest(given) if caller.name == FILE else None
-        generation = await connections.next_generation(connection, connection_id)
-        expires_at = end_of(given)
-        sealed = self._vault.seal(given.resolved(), credential_binding(customer, connection_id, generation))
-        await credentials.add(
-            connection,
-            connection_id=connection_id,
-            type=given.type,
-            sealed=sealed,
-            generation=generation,
-            expires_at=expires_at,
-            origin=caller.origin,
-        )
+        generation = None
+        if locked is not None and grant is None:
+            generation = await self._same_generation(connection, locked, given, caller.origin)
+        if generation is None:
+            generation = await connections.next_generation(connection, connection_id)
+            binding = credential_binding(customer, connection_id, generation)
+            await credentials.add(
+                connection,
+                connection_id=connection_id,
+                type=given.type,
+                sealed=self._vault.seal(given.resolved(), binding),
+                generation=generation,
+                expires_at=end_of(given),
+                origin=caller.origin,
+            )
         if grant is not None:
             credential = Credential(generation=generation, type=given.type, values=given.resolved())
             await self._tokens.adopt(
@@ -86,6 +93,31 @@ class Giving:
             stored.sealed, credential_binding(customer, connection_id, stored.generation)
         )
         return CredentialSettings.model_validate({"type": stored.type, **values})
+
+    async def _same_generation(
+        self, connection: Connection, locked: Locked, given: CredentialSettings, origin: Origin
+    ) -> int | None:
+        """The generation that holds these very credentials already; None where it holds others. A refresh
+        token in two generations would be redeemed twice, which a server that rotates them takes for a theft.
+
+        What was refused is tried again as a new generation; a refresh token only where it was itself refused.
+        """
+        generation = locked.candidate or locked.generation
+        stored = await credentials.read(connection, connection_id=locked.connection, generation=generation)
+        if stored is None or (stored.type, stored.origin) != (given.type, origin):
+            return None
+        binding = credential_binding(locked.customer, locked.connection, generation)
+        try:
+            held = self._vault.open(stored.sealed, binding)
+        except SealBroken:
+            return None
+        if held != given.resolved():
+            return None
+        if "refresh_token" in held:
+            anew = await tokens.is_refused(connection, locked.connection, generation)
+        else:
+            anew = locked.state in NEEDS_CREDENTIAL or stored.expires_at != end_of(given)
+        return None if anew else generation
 
     def digest(self, given: CredentialSettings) -> str:
         """Tells whether credentials are the ones that were given before, and nothing else about them."""

@@ -197,7 +197,9 @@ class Connections:
                 raise refusal(held.connection, locked.state)
             await connections.configure(connection, held.connection, wanted)
             if given is not None:
-                await self._giving.give(connection, held.connection, held.customer, given, caller)
+                await self._giving.give(
+                    connection, held.connection, held.customer, given, caller, locked=locked
+                )
             elif verify:
                 await self._giving.verify(connection, held.connection, caller, "the settings have changed")
 
@@ -218,7 +220,9 @@ class Connections:
             locked = await connections.lock(connection, connection_id)
             if locked is None or locked.state in (State.PAUSED, *ENDED):
                 raise refusal(connection_id, State.DISCONNECTED if locked is None else locked.state)
-            await self._giving.give(connection, connection_id, held.customer, given, caller, grant)
+            await self._giving.give(
+                connection, connection_id, held.customer, given, caller, grant, locked=locked
+            )
 
     async def check_credentials(self, connection_id: str, given: CredentialSettings, caller: Caller) -> None:
         """Whether they could be sent at all. Raises RequestRefused; changes nothing."""

@@ -19,18 +19,17 @@ from gateway.doctor.check import Check, Once
 from gateway.model import diagnosis_database as postgres
 from gateway.model import diagnosis_trust as trust
 from gateway.model import diagnosis_work as work
-from gateway.model.diagnosis import Looked, looked
+from gateway.model.diagnosis import Looked, looked, together
 from gateway.model.diagnosis_database import ServerFacts
+from gateway.model.diagnosis_troubles import TROUBLE_SECONDS, judge_troubles
 from gateway.model.diagnosis_trust import Certificate
-from gateway.model.diagnosis_work import Hook, Unwell
+from gateway.model.diagnosis_work import Hook
 from gateway.model.dsn import each_host
-from gateway.model.status import UNWELL
 from gateway.settings import Settings
-from gateway.store import credentials, inspection, observed, webhooks
+from gateway.store import credentials, inspection, webhooks
 from gateway.store import credits as ledger
 from gateway.store.inspection import Destination, Replicas
 from gateway.store.pool import Database
-from gateway.store.views import Views
 
 SILENT_SECONDS = 20.0
 """A replica that was not heard for so long is not there."""
@@ -177,24 +176,12 @@ class DatabaseChecks:
         )
 
     async def _check_connections(self) -> Looked:
-        seen = await observed.read(self._database, connections=MAX_UNWELL, customers=0)
-        names = [
-            each.connection
-            for each in seen.connections
-            if each.state in UNWELL or each.lag_seconds > work.LAG_SECONDS
-        ]
-        lags = {each.connection: each.lag_seconds for each in seen.connections}
-        unwell = [
-            Unwell(
-                connection=each.connection,
-                state=each.state,
-                since=each.since,
-                reason=each.reason,
-                lag_seconds=lags[each.connection],
-            )
-            for each in await Views(self._database).status(names)
-        ]
-        return work.judge_connections(unwell, seen.unwell_left_out, self._now())
+        unwell, left_out = await inspection.unwell(
+            self._database, limit=MAX_UNWELL, lag_seconds=work.LAG_SECONDS
+        )
+        troubles = await inspection.troubles(self._database, seconds=TROUBLE_SECONDS, limit=MAX_UNWELL)
+        now = self._now()
+        return together([work.judge_connections(unwell, left_out, now), judge_troubles(troubles, now)])
 
     async def _check_streams(self) -> Looked:
         stuck = await inspection.stuck(self._database, seconds=work.STUCK_SECONDS)

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from gateway.model.connector import Manifest
 from gateway.model.diagnosis import Report
-from gateway.model.identity import LoginDeparture, ProvenLogin
+from gateway.model.identity import LoginDeparture, ProvenLogin, ProvenLogout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +48,7 @@ class LoginsPort(Protocol):
     async def finish(
         self, *, state: str, code: str | None, kept: str, issuer: str | None, error: str | None
     ) -> ProvenLogin: ...
+    async def prove_logout(self, token: str) -> ProvenLogout: ...
     async def logout_url(self) -> str | None: ...
 
 

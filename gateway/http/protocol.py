@@ -38,6 +38,8 @@ class Clients:
         self._open: dict[LimitedProtocol, str] = {}
         self._idle: dict[LimitedProtocol, None] = {}
         self._by_address: Counter[str] = Counter()
+        self._none = asyncio.Event()
+        self._none.set()
 
     def admit(self, client: LimitedProtocol, address: str) -> bool:
         """Whether there is room for it; makes room by closing the connection that is idle for longest."""
@@ -46,6 +48,7 @@ class Clients:
         if len(self._open) >= self._limit and not self._make_room(None):
             return False
         self._open[client] = address
+        self._none.clear()
         self._by_address[address] += 1
         self._idle[client] = None
         return True
@@ -73,6 +76,17 @@ class Clients:
             self._by_address[address] -= 1
             if not self._by_address[address]:
                 del self._by_address[address]
+        if not self._open:
+            self._none.set()
+
+    async def gone(self) -> None:
+        """Returns when none is open."""
+        await self._none.wait()
+
+    def abort(self) -> None:
+        """Closes all of them, whatever is on its way."""
+        for client in list(self._open):
+            client.transport.abort()
 
     def _make_room(self, address: str | None) -> bool:
         oldest = next((c for c in self._idle if address is None or self._open[c] == address), None)

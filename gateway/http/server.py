@@ -16,9 +16,14 @@ from gateway.http.entrance import Entrance
 from gateway.http.ports import Observed
 from gateway.http.protocol import Clients, limited
 from gateway.http.services import Services
+from gateway.http.under_way import UnderWay
 from gateway.settings import HttpSettings
 
 STOP_SECONDS = 3
+"""What the server lets what is under way have; all of it ends by itself before, within these:"""
+
+ANSWERED_SECONDS = 2.0
+ENDED_SECONDS = 0.5
 KEEP_ALIVE_SECONDS = 15
 MAX_SCRAPERS = 50
 """Connections to `http.metrics_listen`."""
@@ -43,16 +48,18 @@ class HttpServer:
         metrics_listening: socket.socket | None = None,
     ) -> None:
         self._mounted = Mounted(Entrance(http))
+        self._under_way, self._stopping = UnderWay(), asyncio.Event()
         clients = Clients(limit=http.max_connections, limit_per_address=http.max_connections_per_address)
+        self._clients = [clients]
         self._servers = [(self._server(guarded(build(observed, self._mounted)), clients), listening)]
         if metrics_listening is not None:
             clients = Clients(limit=MAX_SCRAPERS, limit_per_address=MAX_SCRAPERS)
+            self._clients.append(clients)
             self._servers.append((self._server(observing(observed), clients), metrics_listening))
 
-    @staticmethod
-    def _server(app: ASGIApp, clients: Clients) -> _Server:
+    def _server(self, app: ASGIApp, clients: Clients) -> _Server:
         config = uvicorn.Config(
-            app,
+            self._under_way.through(app),
             http=limited(clients),
             log_config=None,
             access_log=False,
@@ -74,11 +81,23 @@ class HttpServer:
         async with asyncio.TaskGroup() as group:
             for server, listening in self._servers:
                 group.create_task(self._run_one(server, listening))
+            group.create_task(self._end())
 
     @staticmethod
     async def _run_one(server: _Server, listening: socket.socket) -> None:
         with listening:
             await server.serve(sockets=[listening])
+
+    async def _end(self) -> None:
+        """Ends what is under way once it has to stop."""
+        await self._stopping.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ANSWERED_SECONDS + ENDED_SECONDS):
+                await self._under_way.end(answered_seconds=ANSWERED_SECONDS, ended_seconds=ENDED_SECONDS)
+                for clients in self._clients:
+                    await clients.gone()
+        for clients in self._clients:
+            clients.abort()
 
     def stop(self) -> None:
         """Answers what was asked, for a few seconds at most; then `run` ends."""
@@ -86,3 +105,4 @@ class HttpServer:
             self._mounted.services.live.leave()
         for server, _ in self._servers:
             server.should_exit = True
+        self._stopping.set()

@@ -31,7 +31,7 @@ from gateway.ingest.messages import Messages
 from gateway.model.access import Principal, Role
 from gateway.model.credits import Book, Transfer, by_customer
 from gateway.model.event import EventType
-from gateway.model.identity import ProvenLogin
+from gateway.model.identity import ProvenLogin, ProvenLogout
 from gateway.settings import (
     CreditsSettings,
     IntegratorSettings,
@@ -162,9 +162,11 @@ class StoredAccess:
 
     async def finish_login(self, login: ProvenLogin) -> BrowserSession | None:
         """A session for somebody whom the identity provider vouches for."""
-        return await access.finish_login(
-            self._database, login.principal, state=login.state, void_at=login.void_at, lasts=login.lasts
-        )
+        return await access.finish_login(self._database, login)
+
+    async def end_sessions(self, logout: ProvenLogout) -> Sequence[str]:
+        """Logs out whom the identity provider has logged out; their names, one for each session."""
+        return await access.end_sessions(self._database, logout)
 
     async def identify_session(self, secret: str) -> BrowserSession | None:
         """The session of a cookie."""

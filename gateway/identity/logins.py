@@ -3,7 +3,8 @@ and no cookie; what has to outlive the way there and back is sealed into a text 
 
 So whoever is not logged in writes nothing to the database; that a login is finished once is the store's part
 (`finished_login`).
-Source: OpenID Connect Core 1.0 (3.1.2, 3.1.3, 5.3); RFC 7636; RFC 9207; RFC 9700 (4.4, mix-up).
+Source: OpenID Connect Core 1.0 (3.1.2, 3.1.3, 5.3); OpenID Connect Back-Channel Logout 1.0; RFC 7636;
+RFC 9207; RFC 9700 (4.4, mix-up).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from gateway import clock
 from gateway.credentials.vault import Binding, Vault
-from gateway.identity.id_token import verified
+from gateway.identity.id_token import TokenNeeds, name_in, verified, verified_logout
 from gateway.identity.ports import IdentityRequests
 from gateway.identity.provider import CALL_SECONDS, Metadata, Provider
 from gateway.login_settings import OidcSettings
@@ -37,6 +38,7 @@ from gateway.model.identity import (
     LoginDeparture,
     LoginRefused,
     ProvenLogin,
+    ProvenLogout,
     ProviderAway,
     principal_of,
 )
@@ -119,14 +121,23 @@ class Logins:
             raise LoginRefused(
                 "declined", "The login was not completed there. You can try again.", detail=_shown(error)
             )
-        claims, subject = await self._claims(metadata, begun, code)
+        claims, subject, sid = await self._claims(metadata, begun, code)
         return ProvenLogin(
             principal=principal_of(claims, self._rules, issuer=self._issuer, known=self._customers()),
+            issuer=self._issuer,
             subject=subject,
+            sid=sid,
             next_path=begun["next"],
             state=state,
             void_at=datetime.fromtimestamp(float(begun["until"]), tz=clock.now().tzinfo),
             lasts=self._settings.session,
+        )
+
+    async def prove_logout(self, token: str) -> ProvenLogout:
+        """What a logout token of the provider ends. Raises ProviderAway, LoginRefused."""
+        metadata = await self._provider.metadata()
+        return await self._provider.with_keys(
+            metadata, lambda keys: verified_logout(token, keys, self._needs(metadata))
         )
 
     async def logout_url(self) -> str | None:
@@ -164,7 +175,8 @@ class Logins:
 
     async def _claims(
         self, metadata: Metadata, begun: Mapping[str, str], code: str
-    ) -> tuple[Mapping[str, object], str]:
+    ) -> tuple[Mapping[str, object], str, str | None]:
+        """With the subject and the provider's session, which the ID token alone says."""
         answer = await self._redeemed(metadata, begun, code)
         token = answer.get("id_token")
         if not isinstance(token, str):
@@ -173,26 +185,27 @@ class Logins:
             )
         claims = await self._provider.with_keys(
             metadata,
-            lambda keys: verified(
-                token,
-                keys,
-                issuer=self._issuer,
-                client_id=self._client_id,
-                nonce=begun["nonce"],
-                algorithms=metadata.algorithms,
-                now=clock.now(),
-                skew=self._settings.clock_skew,
-            ),
+            lambda keys: verified(token, keys, self._needs(metadata), nonce=begun["nonce"]),
         )
-        subject = str(claims["sub"])
+        subject, sid = str(claims["sub"]), name_in(claims, "sid")
         access_token = answer.get("access_token")
         if (
             metadata.claims_url is None
             or not isinstance(access_token, str)
             or not self._rules.missing(claims)
         ):
-            return claims, subject
-        return {**await self._more_claims(metadata.claims_url, access_token, subject), **claims}, subject
+            return claims, subject, sid
+        more = await self._more_claims(metadata.claims_url, access_token, subject)
+        return {**more, **claims}, subject, sid
+
+    def _needs(self, metadata: Metadata) -> TokenNeeds:
+        return TokenNeeds(
+            issuer=self._issuer,
+            client_id=self._client_id,
+            algorithms=metadata.algorithms,
+            now=clock.now(),
+            skew=self._settings.clock_skew,
+        )
 
     async def _redeemed(
         self, metadata: Metadata, begun: Mapping[str, str], code: str

@@ -1,7 +1,7 @@
 """Who somebody is that an identity provider vouches for, and what they may do here. Pure: signatures, keys
 and requests are `gateway.identity`'s.
 
-Source: OpenID Connect Core 1.0 (2, 3.1.3.7, 5.1, 5.3.2).
+Source: OpenID Connect Core 1.0 (2, 3.1.3.7, 5.1, 5.3.2); OpenID Connect Back-Channel Logout 1.0 (2.4).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ MAX_VALUES = 10_000
 
 
 class LoginRefused(FieldgateError):
-    """Nobody is logged in. The text is for whoever tried and repeats nothing that a stranger may choose;
-    `reason` is a slug of a closed set, for the log; `detail` for the log too.
+    """Nobody is logged in, or out. The text is for whoever tried and repeats nothing that a stranger may
+    choose; `reason` is a slug of a closed set, for the log; `detail` for the log too.
     """
 
     def __init__(self, reason: str, message: str, *, detail: str = "") -> None:
@@ -48,14 +48,31 @@ class LoginDeparture:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProvenLogin:
-    """Somebody whom the provider vouches for. `state`: to be used once, until `void_at`."""
+    """Somebody whom the provider vouches for, as it names them (`issuer`, `subject`) and their session there
+    (`sid`, where it says one). `state`: to be used once, until `void_at`.
+    """
 
     principal: Principal
+    issuer: str
     subject: str
+    sid: str | None
     next_path: str
     state: str = field(repr=False)
     void_at: datetime
     lasts: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProvenLogout:
+    """The provider says that a session there has ended (`sid`), or all of a person (`subject` alone); one of
+    the two is there. `token_id`: to be used once, until `void_at`.
+    """
+
+    issuer: str
+    subject: str | None
+    sid: str | None
+    token_id: str
+    void_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

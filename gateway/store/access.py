@@ -13,12 +13,14 @@ from datetime import datetime, timedelta
 
 from gateway.model.access import Principal, Role
 from gateway.model.errors import RequestRefused
+from gateway.model.identity import ProvenLogin, ProvenLogout
 from gateway.store.pool import Database
 from gateway.store.queries import filtered, sql
 
 _MARK = "fg_"
 LOGIN_SECONDS = 600.0
 SESSION_SECONDS = 12 * 3600.0
+_NO_PROVIDER = (None, None, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,18 +174,18 @@ async def redeem_login(database: Database, secret: str) -> BrowserSession | None
             row["role"],
             row["customer_id"],
             SESSION_SECONDS,
+            *_NO_PROVIDER,
         )
     return session
 
 
-async def finish_login(
-    database: Database, principal: Principal, *, state: str, void_at: datetime, lasts: timedelta
-) -> BrowserSession | None:
+async def finish_login(database: Database, login: ProvenLogin) -> BrowserSession | None:
     """One transaction: the login by an identity provider is finished and a session is open; None for a login
     that was finished before.
     """
+    principal = login.principal
     async with database.transaction() as connection:
-        if await connection.fetchval(sql("access_login_finish"), hashed(state), void_at) is None:
+        if await connection.fetchval(sql("access_login_finish"), hashed(login.state), login.void_at) is None:
             return None
         session = BrowserSession(principal=principal, secret=new_secret())
         await connection.execute(
@@ -193,9 +195,26 @@ async def finish_login(
             principal.name,
             principal.role,
             principal.customer,
-            lasts.total_seconds(),
+            login.lasts.total_seconds(),
+            login.issuer,
+            login.subject,
+            login.sid,
         )
     return session
+
+
+async def end_sessions(database: Database, logout: ProvenLogout) -> Sequence[str]:
+    """One transaction: the sessions that the provider has ended are over, and its word is used up. The names
+    of who was logged in; none where it came before, since they may be logged in again.
+    """
+    word = hashed(f"logout {logout.issuer} {logout.token_id}")
+    async with database.transaction() as connection:
+        if await connection.fetchval(sql("access_login_finish"), word, logout.void_at) is None:
+            return []
+        rows = await connection.fetch(
+            sql("access_session_end_proven"), logout.issuer, logout.subject, logout.sid
+        )
+    return [row["name"] for row in rows]
 
 
 async def open_session(database: Database, principal: Principal, token_id: str) -> BrowserSession:
@@ -209,6 +228,7 @@ async def open_session(database: Database, principal: Principal, token_id: str) 
         principal.role,
         principal.customer,
         SESSION_SECONDS,
+        *_NO_PROVIDER,
     )
     return session
 

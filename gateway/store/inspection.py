@@ -8,10 +8,13 @@ from datetime import date, datetime
 
 from gateway.model.access import Origin
 from gateway.model.diagnosis_database import Follower, HoldingSession, ServerFacts, TableFacts
-from gateway.model.diagnosis_work import DevicesFacts, HeldLease, Overdue, Stuck
+from gateway.model.diagnosis_work import DevicesFacts, HeldLease, Overdue, Stuck, Unwell
+from gateway.model.status import UNWELL, Trouble
+from gateway.store import observed
 from gateway.store.migrate import migrations
 from gateway.store.pool import Database
 from gateway.store.queries import sql
+from gateway.store.views import Views
 
 MAX_OVERDUE = 30
 
@@ -68,6 +71,36 @@ async def followers(database: Database) -> list[Follower]:
 async def tables(database: Database, *, dead_rows: int) -> list[TableFacts]:
     """Tables with more dead rows."""
     return [TableFacts(**row) for row in await database.fetch(sql("inspect_tables"), dead_rows)]
+
+
+async def unwell(database: Database, *, limit: int, lag_seconds: float) -> tuple[list[Unwell], int]:
+    """Connections that need a person or are further behind, and how many more there are."""
+    seen = await observed.read(database, connections=limit, customers=0)
+    lags = {
+        each.connection: each.lag_seconds
+        for each in seen.connections
+        if each.state in UNWELL or each.lag_seconds > lag_seconds
+    }
+    found = [
+        Unwell(
+            connection=each.connection,
+            state=each.state,
+            since=each.since,
+            reason=each.reason,
+            lag_seconds=lags[each.connection],
+        )
+        for each in await Views(database).status(list(lags))
+    ]
+    return found, seen.unwell_left_out
+
+
+async def troubles(database: Database, *, seconds: float, limit: int) -> list[tuple[str, Trouble]]:
+    """What stands in the way of connections for longer, or keeps them from being built."""
+    rows = await database.fetch(sql("inspect_troubles"), seconds, limit)
+    return [
+        (row["connection_id"], Trouble(part=row["part"], detail=row["detail"], since=row["since"]))
+        for row in rows
+    ]
 
 
 async def stuck(database: Database, *, seconds: float) -> list[Stuck]:

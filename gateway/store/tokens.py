@@ -51,6 +51,12 @@ async def read(database: Database, connection_id: str, generation: int) -> Store
     return None if row is None else _stored(row)
 
 
+async def is_refused(connection: Connection, connection_id: str, generation: int) -> bool:
+    """Within the caller's transaction: whether the authorization server has refused this generation."""
+    found = await connection.fetchval(sql("token_is_refused"), connection_id, generation)
+    return found is True
+
+
 async def claim(
     database: Database, connection_id: str, generation: int, owner: str, seconds: float, *, lapsed: int | None
 ) -> RefreshClaim | None:

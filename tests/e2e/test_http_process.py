@@ -202,6 +202,28 @@ async def test_a_daemon_that_hangs_is_neither_alive_nor_ready(daemon: Daemon) ->
         os.kill(daemon.pid, signal.SIGCONT)
 
 
+async def test_it_stops_quietly_while_requests_wait_for_the_database(
+    daemon: Daemon, database: Database
+) -> None:
+    """For a lock; what waits longer than the stop may take is told to come again."""
+    token = (await access.create(database, name="test", role=Role.ADMIN)).token
+    headers = {"Authorization": f"Bearer {token}"}
+    async with asking(daemon) as client, database.transaction() as holding:
+        await holding.execute("lock table api_token in access exclusive mode")
+        asked = [asyncio.create_task(client.get("/v1/connections", headers=headers)) for _ in range(5)]
+
+        async def all_wait() -> bool:
+            query = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+            return bool(await database.fetchval(query) >= 2)
+
+        await wait_until(all_wait, what="requests wait for the lock")
+        assert await daemon.stop() == 0
+        answers = await asyncio.gather(*asked)
+    assert {answer.status_code for answer in answers} == {503}
+    assert "Traceback" not in daemon.log and "CancelledError" not in daemon.log
+    assert "running task(s)" not in daemon.log
+
+
 async def test_what_it_counts_is_in_the_metrics_and_stays_when_it_dies(
     daemon: Daemon, database: Database
 ) -> None:

@@ -343,7 +343,7 @@ async def test_a_verification_that_comes_late_does_nothing_to_the_credential_aft
     late = asyncio.create_task(lifecycle._candidates.verify(due))
     await asyncio.wait_for(connector.asked.wait(), 10 * PATIENCE)
     async with world.living():
-        for key in ("key-2", "key-3"):
+        for key in ("key-3", "key-4"):
             await world.service.give_credentials("acme-1", credentials(key), CALLER)
             await world.reaches("active")
     held = await world.rows("select generation from credential")

@@ -23,13 +23,16 @@ from gateway.doctor import CHECKS, Doctor, database_checks
 from gateway.doctor.database_checks import OF_THE_DATABASE
 from gateway.model import diagnosis_database as judged
 from gateway.model import diagnosis_work as work
+from gateway.model.connector import Connector
 from gateway.model.diagnosis import Finding, Looked, Severity
 from gateway.model.diagnosis_database import DiskFacts, Follower, judge_disk, judge_replication
+from gateway.model.errors import BadConfiguration
 from gateway.settings import DatabaseSettings, Settings
 from gateway.store import inspection, webhooks
 from gateway.store.migrate import migrate
 from gateway.store.pool import Database
 from gateway.store.presence import Presence
+from gateway.store.troubles import Troubles
 from tests.contract.pki import make_authority
 from tests.fixtures.connection_rig import KEY, World, settings
 
@@ -515,6 +518,34 @@ async def test_connections_that_need_somebody(database: Database, state: str, sa
     )
     [found] = await findings(database, "connections", said, "why", "acme-1")
     assert found.severity is (Severity.WARNING if state == "degraded" else Severity.PROBLEM)
+
+
+async def test_a_connection_that_cannot_be_built_is_found_although_its_state_is_good(
+    database: Database,
+) -> None:
+    """Its settings were good for the version that stored them."""
+    world = await active(database)
+
+    def build(_: object) -> Connector:
+        raise BadConfiguration("settings.url: expected https")
+
+    world.system.build = build  # type: ignore[method-assign]
+    await world.execute("update connection set configuration = configuration + 1")
+    await world.engine.lifecycle.refresh()
+    assert await world.state() == "active"
+    [found] = await findings(database, "connections", "cannot be built", "expected https", "acme-1")
+    assert found.severity is Severity.PROBLEM
+    await world.execute("update connection set state = 'disconnected'")
+    assert await looked(database, "connections") == Looked()
+
+
+async def test_what_has_stood_in_the_way_of_a_connection_for_an_hour_is_found(database: Database) -> None:
+    world = await active(database)
+    await Troubles(database).note("acme-1", "run", "internal error, reference 7")
+    assert await looked(database, "connections") == Looked()
+    await world.execute("update connection_trouble set since = now() - interval '2 hours'")
+    [found] = await findings(database, "connections", "reference 7", "run", "2 h", "acme-1")
+    assert found.severity is Severity.WARNING
 
 
 async def test_streams_that_nobody_works_on(database: Database) -> None:

@@ -1,5 +1,6 @@
 """`/login/oidc`: to the identity provider and back. Both ways are GETs of a browser: what makes them safe is
-in the cookie that only this browser has, and in what the provider signed.
+in the cookie that only this browser has, and in what the provider signed. That somebody is logged out there
+the provider says by a request of its own, which is as safe as its signature.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from typing import Annotated
 
 import structlog
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import RedirectResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 
 from gateway.http.auth import Serving
 from gateway.http.dashboard.cookies import OwnCookie
+from gateway.http.dashboard.forms import fields
 from gateway.http.dashboard.rendering import render
 from gateway.http.dashboard.sessions import login_form, open_in_browser, safe_path
 from gateway.http.entrance import Entrance
@@ -27,6 +29,7 @@ router = APIRouter(include_in_schema=False)
 PATH = "/login/oidc"
 # Lax, for the way back is a navigation that another site begins
 COOKIE = OwnCookie(name="fieldgate_oidc", path=PATH, samesite="lax")
+_NOT_KEPT = {"Cache-Control": "no-store"}
 LINK_GOOD = "Meanwhile a token or a one-time link logs you in."
 
 
@@ -90,6 +93,44 @@ async def arrive(
         address=address,
     )
     return _forgetting(response, serving)
+
+
+@router.post(f"{PATH}/backchannel-logout")
+async def end(request: Request, serving: Serving) -> Response:
+    """Ends the sessions that a logout token of the provider names. What is none counts against the address.
+
+    Source: OpenID Connect Back-Channel Logout 1.0 (2.5, 2.8).
+    """
+    logins = _logins(serving)
+    if "sec-fetch-site" in request.headers:  # a page of another site would have its visitors blocked
+        raise RequestRefused("auth.forbidden", "The identity provider asks for this, and no browser.")
+    entrance: Entrance = request.app.state.mounted.entrance
+    address = entrance.address(request.scope)
+    entrance.check_attempts(address, "")
+    try:
+        names = await serving.access.end_sessions(await logins.prove_logout(await _logout_token(request)))
+    except ProviderAway:
+        return _not_ended("temporarily_unavailable", "The provider cannot be asked for its keys now.")
+    except LoginRefused as refused:
+        entrance.failed(address, "", kind="oidc")
+        log.warning("http.logout_refused", reason=refused.reason, detail=refused.detail, address=address)
+        return _not_ended("invalid_request", f"This is no logout token for this gateway: {refused.reason}.")
+    for name in names:
+        log.info("http.logged_out", by="oidc", name=name)
+    return Response(headers=_NOT_KEPT)
+
+
+async def _logout_token(request: Request) -> str:
+    """Empty where the request has none: what is no form is told as a token that is none, by 400."""
+    try:
+        return (await fields(request)).get("logout_token", "")
+    except RequestRefused:
+        return ""
+
+
+def _not_ended(error: str, description: str) -> Response:
+    said = {"error": error, "error_description": description}
+    return JSONResponse(said, status_code=400, headers=_NOT_KEPT)
 
 
 async def _session(serving: Services, login: ProvenLogin) -> BrowserSession:

@@ -119,7 +119,7 @@ async def logout(request: Request, serving: Serving, session: LoggedIn) -> Respo
     """
     await own_form(request, session)
     await serving.access.close_session(session.secret)
-    log.info("http.logged_out", name=session.principal.name)
+    log.info("http.logged_out", by="page", name=session.principal.name)
     url = None
     if serving.logins is not None and "@" in session.principal.name:
         url = await serving.logins.logout_url()

@@ -1,4 +1,4 @@
--- $1 hash of the state, $2 until when its answer is good. No row when it was finished before. Sweeps what has expired.
+-- $1 hash of a login's state, or of what a logout is named by; $2 until when it is good. No row when it was there before. Sweeps what has expired.
 with swept as (
     delete from finished_login where void_at < now() - interval '1 hour'
 )

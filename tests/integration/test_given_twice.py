@@ -1,0 +1,159 @@
+"""The same credentials, given once more, as by a program that repeats a request of which it heard nothing. A
+refresh token is good once: two generations of it would redeem it twice, and a server that rotates tokens then
+takes all of them for stolen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connectors.registry import SYSTEMS
+from gateway.connections import lifecycle
+from gateway.connections.giving import FILE
+from gateway.model.access import Caller, Origin
+from gateway.model.errors import AuthRefused, Unavailable
+from gateway.settings import ConnectionPatch, CredentialSettings, CreditsSettings
+from gateway.store.credits import sync_capacity
+from gateway.store.pool import Database
+from tests.fixtures.connection_rig import CALLER, World, credentials, wanted
+from tests.fixtures.oauth_server import WEB, OAuthServer
+from tests.fixtures.scripted import Scripted
+from tests.integration.test_oauth_server import consented, credential
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[OAuthServer]:
+    async with OAuthServer(tmp_path) as started:
+        yield started
+
+
+@pytest.fixture(autouse=True)
+async def _prepared(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are credits, and what is due is looked at soon."""
+    await sync_capacity(database, CreditsSettings())
+    monkeypatch.setattr(lifecycle, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(lifecycle, "RETRY_CAP_SECONDS", 0.02)
+
+
+async def generations(world: World) -> tuple[int, int | None, int]:
+    """In use, to be verified, and how many there ever were."""
+    (row,) = await world.rows("select generation, candidate, generations from connection")
+    return row["generation"], row["candidate"], row["generations"]
+
+
+async def logged_in(server: OAuthServer) -> CredentialSettings:
+    """What a person's consent gave, with its first refresh token."""
+    web = credential(server, WEB)
+    grant = await consented(server, web)
+    values = {**web.values, "refresh_token": grant.refresh_token}
+    return CredentialSettings.model_validate({"type": web.type, **values})
+
+
+def http_json(server: OAuthServer, given: CredentialSettings) -> Any:
+    where = {"base_url": server.url, "path": "/api/readings", "probe_path": "/api/readings"}
+    made = wanted(system="http_json", settings=where, meters=[])
+    return made.model_copy(update={"credentials": given})
+
+
+async def test_a_refresh_token_that_is_given_again_is_redeemed_once(
+    database: Database, server: OAuthServer
+) -> None:
+    world, given = World(database, more_systems=SYSTEMS), await logged_in(server)
+    await world.service.create(http_json(server, given), CALLER)
+    async with world.living():
+        await world.reaches("active")
+        redeemed = await server.token_requests()
+        for _ in range(2):
+            await world.service.change("acme-1", ConnectionPatch(credentials=given), CALLER)
+            await world.reaches("active")
+            assert await generations(world) == (1, None, 1)
+        assert await server.token_requests() == redeemed
+        assert (await server.lever())["families"] == 1, "nothing was revoked"
+        # another login is another credential
+        await world.service.change("acme-1", ConnectionPatch(credentials=await logged_in(server)), CALLER)
+        await world.reaches("active")
+    assert await generations(world) == (2, None, 2)
+
+
+async def test_a_refresh_token_is_not_redeemed_again_for_a_verification_that_is_put_off(
+    database: Database, server: OAuthServer
+) -> None:
+    """The system takes no token of the server's for now: whoever gives the same again means the same login."""
+    world, given = World(database, more_systems=SYSTEMS), await logged_in(server)
+    await server.lever(accepting=False)
+    await world.service.create(http_json(server, given), CALLER)
+    async with world.living():
+        await world.reaches("pending")
+        await server.lever(accepting=True)
+        await world.service.change("acme-1", ConnectionPatch(credentials=given), CALLER)
+        await world.reaches("active")
+    assert await generations(world) == (1, None, 1)
+    assert (await server.lever())["families"] == 1
+
+
+async def test_a_refresh_token_that_the_server_refused_is_tried_again_when_it_is_given_again(
+    database: Database, server: OAuthServer
+) -> None:
+    world, given = World(database, more_systems=SYSTEMS), await logged_in(server)
+    await server.lever(revoke_all=True)
+    await world.service.create(http_json(server, given), CALLER)
+    async with world.living():
+        await world.reaches("pending")
+        asked = await server.token_requests()
+        await world.service.change("acme-1", ConnectionPatch(credentials=given), CALLER)
+        await world.reaches("pending")
+    assert (await generations(world))[2] == 2 and await server.token_requests() > asked
+
+
+async def test_what_waits_to_be_verified_or_works_is_not_given_anew(database: Database) -> None:
+    connector = Scripted(probe_error=Unavailable("down"))
+    world = World(database, connector)
+    await world.service.create(wanted(), CALLER)
+    await world.service.give_credentials("acme-1", credentials("key-1"), CALLER)
+    assert await generations(world) == (0, 1, 1)
+    connector.probe_error = None
+    async with world.living():
+        await world.reaches("active")
+        await world.service.give_credentials("acme-1", credentials("key-1"), CALLER)
+        await world.reaches("active")
+        assert await generations(world) == (1, None, 1)
+        await world.service.give_credentials("acme-1", credentials("key-2"), CALLER)
+        await world.reaches("active")
+    assert await generations(world) == (2, None, 2)
+
+
+async def test_what_was_refused_or_comes_of_somebody_else_is_another_generation(database: Database) -> None:
+    connector = Scripted(probe_error=AuthRefused("no such key", final=True))
+    world = World(database, connector)
+    await world.service.create(wanted(), CALLER)
+    async with world.living():
+        await world.reaches("pending")
+        connector.probe_error = None
+        await world.service.give_credentials("acme-1", credentials("key-1"), CALLER)
+        await world.reaches("active")
+        assert await generations(world) == (2, None, 2)
+        bound = Caller(name="ann", origin=Origin.BOUND)
+        await world.service.give_credentials("acme-1", credentials("key-1"), bound)
+        await world.reaches("active")
+        assert await generations(world) == (3, None, 3)
+        ends = CredentialSettings.model_validate(
+            {"type": "api_key", "api_key": "key-1", "expires_at": "2099-01-01T00:00:00Z"}
+        )
+        for _ in range(2):
+            await world.service.give_credentials("acme-1", ends, bound)
+            await world.reaches("active")
+    assert await generations(world) == (4, None, 4)
+
+
+async def test_a_file_that_declares_what_was_given_elsewhere_gives_nothing_new(database: Database) -> None:
+    world = await World(database).active()
+    async with world.living():
+        await world.service.give_credentials("acme-1", credentials("key-1"), Caller(name=FILE))
+        await world.reaches("active")
+    assert await generations(world) == (1, None, 1)
+    (row,) = await world.rows("select declared_digest from connection")
+    assert row["declared_digest"] == world.service.digest(credentials("key-1"))

@@ -1,0 +1,97 @@
+"""Requests that are under way when HTTP stops: those that can be answered are, those that wait are told so, and
+nobody reads of them in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+import pytest
+
+from benchmarks.servers import PATIENCE, patient
+from gateway.http.server import STOP_SECONDS
+from tests.fixtures.http_fakes import Well, serving
+
+MANY = 20
+
+
+class Waiting(Well):
+    """Parts of which nobody knows how they are: each look takes so long."""
+
+    def __init__(self, *, seconds: float | None = None, again: int = 0) -> None:
+        """`seconds` None: for ever. `again`: so often it waits once more when it is cancelled."""
+        super().__init__()
+        self.begun, self._seconds, self._again = 0, seconds, again
+
+    async def checks(self) -> dict[str, bool]:
+        self.begun += 1
+        for left in range(self._again, -1, -1):
+            try:
+                await (asyncio.Event().wait() if self._seconds is None else asyncio.sleep(self._seconds))
+            except asyncio.CancelledError:
+                if not left:
+                    raise
+            else:
+                break
+        return await super().checks()
+
+
+class Large(Well):
+    async def exposition(self, accept: str) -> tuple[str, str]:
+        return "x" * (32 << 20), "text/plain"
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("again", [0, 3], ids=["one", "whose-end-waits-too"])
+async def test_what_waits_for_ever_is_answered_and_ended_in_time(
+    caplog: pytest.LogCaptureFixture, again: int
+) -> None:
+    waiting = Waiting(again=again)
+    async with serving(waiting) as client:
+        asked = [asyncio.create_task(client.get("/readyz")) for _ in range(MANY)]
+        async with patient(5):
+            while waiting.begun < MANY:
+                await asyncio.sleep(0.01)
+        began = time.monotonic()
+    took = time.monotonic() - began
+    answers = await asyncio.gather(*asked)
+    assert {(answer.status_code, answer.json()["code"]) for answer in answers} == {
+        (503, "gateway.overloaded")
+    }
+    assert all(answer.json()["retryable"] and answer.headers["retry-after"] == "1" for answer in answers)
+    assert all(answer.json()["request_id"] for answer in answers)
+    assert took < (STOP_SECONDS + 0.5) * PATIENCE and told(caplog) == []
+
+
+async def test_what_can_be_answered_in_time_is(caplog: pytest.LogCaptureFixture) -> None:
+    waiting = Waiting(seconds=0.5)
+    async with serving(waiting) as client:
+        asked = asyncio.create_task(client.get("/readyz"))
+        async with patient(5):
+            while not waiting.begun:
+                await asyncio.sleep(0.01)
+        began = time.monotonic()
+    assert (await asked).json()["checks"]["broker"] is True and time.monotonic() - began < 2 * PATIENCE
+    assert told(caplog) == []
+
+
+async def test_who_does_not_read_the_answer_is_left(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(Large()) as client:
+        _, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port, limit=1 << 16)
+        writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await asyncio.sleep(0.3)
+        began = time.monotonic()
+    assert time.monotonic() - began < (STOP_SECONDS + 0.5) * PATIENCE and told(caplog) == []
+    writer.close()
+
+
+async def test_without_requests_it_stops_at_once() -> None:
+    async with serving(Well()) as client:
+        assert (await client.get("/healthz")).status_code == 200
+        began = time.monotonic()
+    assert time.monotonic() - began < 1 * PATIENCE
