@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from connectors.registry import SYSTEMS
-from gateway.connections import lifecycle
+from gateway.connections import lifecycle, next_look
 from gateway.connections.giving import FILE
 from gateway.model.access import Caller, Origin
 from gateway.model.errors import AuthRefused, Unavailable
@@ -36,7 +36,7 @@ async def _prepared(database: Database, monkeypatch: pytest.MonkeyPatch) -> None
     """There are credits, and what is due is looked at soon."""
     await sync_capacity(database, CreditsSettings())
     monkeypatch.setattr(lifecycle, "POLL_SECONDS", 0.02)
-    monkeypatch.setattr(lifecycle, "RETRY_CAP_SECONDS", 0.02)
+    monkeypatch.setattr(next_look, "RETRY_CAP_SECONDS", 0.02)
 
 
 async def generations(world: World) -> tuple[int, int | None, int]:
