@@ -13,7 +13,7 @@ from typing import Any
 
 from gateway.connections.transitions import Moved
 from gateway.model.errors import AuthRefused
-from gateway.store import connections, issues, outbox
+from gateway.store import connections, issues, meters_in_force, outbox
 from gateway.store import credits as ledger
 from gateway.store.pool import Database
 from tests.fixtures.connection_rig import CALLER, World
@@ -27,7 +27,7 @@ POINTS: dict[str, tuple[Any, str]] = {
     "issue_solved": (issues, "solve"),
     "told": (outbox, "append"),
     "promoted": (connections, "promote"),
-    "begun": (connections, "begin"),
+    "begun": (meters_in_force, "begin"),
     "cleared": (connections, "clear"),
 }
 """After which call the process dies; `committed` is after the transaction."""
