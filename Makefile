@@ -9,6 +9,8 @@ PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3 python; d
 	"$$name" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$name" && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
+# on a terminal it is seen that something goes on
+INSTALL = quiet=--quiet; if [ -t 1 ]; then quiet=; fi; $(BIN)/python -m pip install $$quiet
 PYTEST_ARGS ?=
 BENCH_DIR ?= var/bench
 SOAK_DIR ?= var/soak
@@ -27,8 +29,8 @@ $(VENV)/.complete: constraints.txt pyproject.toml
 	@if [ -z "$(PYTHON)" ]; then echo "Python 3.11 or newer with venv is needed (Debian and Ubuntu: apt-get install python3 python3-venv)"; exit 1; fi
 	@echo "Installing into $(VENV) ..."
 	@[ -x $(BIN)/python ] || "$(PYTHON)" -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement constraints.txt
-	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@$(INSTALL) --require-hashes --no-deps --requirement constraints.txt
+	@$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 demo: env ## broker, database, gateway, a fleet and a demonstration CMMS in one terminal

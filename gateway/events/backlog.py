@@ -88,7 +88,7 @@ class Backlog:
         return self._audited_monotonic is None or clock.monotonic() >= self._audited_monotonic + wait
 
     async def audit(self) -> None:
-        """Checks the books of the credits; what is found is logged once, until it
+        """Checks the counters of the credits; what is found is logged once, until it
         changes. Raises StoreError.
         """
         found = await ledger.audit(self._database)

@@ -77,6 +77,14 @@ async def test_pages_are_the_whole_list_in_its_order(database: Database, seed: i
     assert await listing.customers(database, limit=3) == sorted({customer for _, customer, *_ in rows})[:3]
 
 
+async def test_connections_are_found_by_what_people_call_them(database: Database) -> None:
+    await put(database, [(f"c-{n}", "acme", "odata", State.ACTIVE) for n in range(3)])
+    async with database.connection() as connection:
+        await connection.execute("update connection set title = 'Boiler house' where connection_id = 'c-1'")
+    for wanted in (Filter(text="Boiler H"), Filter(text="boiler", customer="acme")):
+        assert await everything(database, wanted, 2) == ["c-1"]
+
+
 async def test_rows_that_come_and_go_between_pages_skip_nothing(database: Database) -> None:
     await put(database, [(f"n{n:02}", "c", "odata", State.ACTIVE) for n in range(10)])
     first = await listing.page(database, Filter(), limit=4)

@@ -31,7 +31,7 @@ from gateway.model.command import Verb
 from gateway.model.connector import Capabilities, Manifest
 from gateway.model.event import EventType
 from gateway.model.inbound import InboundStream
-from gateway.settings import Settings
+from gateway.settings import ConnectionSyncSettings, Settings
 from tools.asyncapi import TOLD
 
 ROOT = Path(__file__).parents[2]
@@ -362,3 +362,39 @@ def test_every_setting_is_read() -> None:
     own = {name for home in homes for owner, name in named(home) if owner != "Field"}
     shown = set(re.findall(r"\w+", "\n".join(path.read_text() for path in TEMPLATES)))
     assert not {name for _, name in leaves(Settings)} - read - own - shown
+
+
+DOTTED = re.compile(r"`([a-z]+)\.([a-z_]+)`")
+"""A setting, an event, a code or a line of the log, as pages and messages name them."""
+
+
+def named_settings() -> set[str]:
+    """`section.key`, of the gateway and of a connection."""
+    found = {
+        f"{section}.{name}"
+        for section, field in Settings.model_fields.items()
+        if inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel)
+        for name in field.annotation.model_fields
+    }
+    return found | {f"sync.{name}" for name in ConnectionSyncSettings.model_fields}
+
+
+def test_settings_events_and_codes_that_pages_and_messages_name_exist() -> None:
+    known = named_settings() | {str(kind) for kind in EventType} | set(CODES)
+    rooms = {name.partition(".")[0] for name in known} - {"gateway"}  # which modules have as well
+    known |= {text for path in GATEWAY for text in texts(path)}  # lines of the log, and spans
+    said: dict[str, set[str]] = {str(path.relative_to(ROOT)): {path.read_text()} for path in TEMPLATES}
+    pages = [ROOT / "README.md", *(path for path in ROOT.glob("docs/**/*.md") if "adr" not in path.parts)]
+    said |= {str(path.relative_to(ROOT)): {path.read_text()} for path in pages}
+    said |= {str(path.relative_to(ROOT)): set(texts(path)) for path in GATEWAY}
+    wrong = {
+        (where, f"{room}.{name}")
+        for where, several in said.items()
+        for text in several
+        for room, name in DOTTED.findall(text)
+        if room in rooms and f"{room}.{name}" not in known and name not in ENDINGS
+    }
+    assert wrong == set()
+
+
+ENDINGS = {"py", "md", "yaml", "pem", "toml", "sql", "json", "yml", "html"}
