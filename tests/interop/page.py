@@ -81,7 +81,7 @@ def _outcome(found: Mapping[str, Any] | None) -> str:
 
 
 def _lower(text: str) -> str:
-    return text[0].lower() + text[1:]
+    return text if text[:2].isupper() else text[0].lower() + text[1:]
 
 
 def rewritten(page: str, result: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ def test_the_page_is_made_of_the_result() -> None:
     other = copy.deepcopy(result)
     other["brokers"]["mosquitto"]["checks"]["redelivery"].update(outcome="no", said="none came again")
     assert "none came again" in rewritten(page, other)
+    assert "sIGKILL" not in page, "a word in capitals keeps them"
 
 
 def test_the_result_has_every_broker_and_every_check() -> None:
