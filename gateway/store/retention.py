@@ -8,7 +8,7 @@ of the others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
@@ -19,7 +19,7 @@ from gateway.model.event import EventType, NewEvent
 from gateway.store import connections, issues, outbox
 from gateway.store.issues import NewIssue
 from gateway.store.pool import Connection, Database
-from gateway.store.queries import sql
+from gateway.store.queries import filtered, sql
 
 log = structlog.get_logger(__name__)
 
@@ -126,8 +126,9 @@ async def _drop(database: Database, parent: str, name: str, day: date, *, forced
             for reader in readers if parent == "telemetry" else ():
                 await _lose(connection, reader, day)
             if parent == "telemetry":
-                rows = await connection.fetch(sql("customer_days_drop"), day)
-                await _note(connection, [row["customer_id"] for row in rows], day)
+                await connection.execute(sql("customer_days_drop"), day)
+            if parent != "withheld":
+                await _note(connection, None, day)
             await connection.execute(f'drop table "{name}"')
             return True
     if parent == "telemetry":
@@ -148,9 +149,11 @@ async def _keep_for(database: Database, name: str, day: date, customers: set[str
             await connection.execute(delete, row["customer_id"], timeout=BULK_SECONDS)
 
 
-async def _note(connection: Connection, customers: Sequence[str], day: date) -> None:
-    """Windows of these customers that begin before the end of the day are computed no more."""
-    await connection.execute(sql("telemetry_dropped_note"), customers, day)
+async def _note(connection: Connection, customers: list[str] | None, day: date) -> None:
+    """Windows of these customers (None: of all) that begin before the end of the day are computed no more:
+    of one that has no sample of the day, that it was delivered is gone.
+    """
+    await connection.execute(*filtered("telemetry_dropped_note", customers, day))
 
 
 async def _readers(connection: Connection, day: date) -> list[DayReader]:

@@ -211,6 +211,21 @@ async def test_a_window_of_which_a_part_was_dropped_is_corrected_no_more(
     assert await rig.dead() == [] and await rig.due() == []
 
 
+async def test_a_window_that_begins_in_a_dropped_day_without_samples_is_told_once(database: Database) -> None:
+    """That it was delivered is dropped with the day: told again it would be another reading."""
+    connector = Scripted()
+    rule = MeterRule(device="d0", metric="t", meter="m", reduce="sum", every=3 * DAY)
+    rig = await Rig(database, connector, rules=(rule,), initial_days=60).activate()
+    start = datetime.fromtimestamp((datetime.now(UTC) - 14 * DAY).timestamp() // 259200 * 259200, UTC)
+    await rig.store(("d0", start + DAY + HOUR, 1.0))
+    await rig.run()
+    await retention.drop_expired(database, now=start + 11 * DAY, retention=10 * DAY)
+    await rig.store(("d0", start + DAY + 2 * HOUR, 2.0))
+    await rig.run()
+    await rig.run("initial")
+    assert [reading.value for reading in connector.taken] == [1.0]
+
+
 @pytest.mark.parametrize(
     ("reduce", "before", "late"),
     [
