@@ -8,7 +8,7 @@ of the others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
@@ -19,7 +19,7 @@ from gateway.model.event import EventType, NewEvent
 from gateway.store import connections, issues, outbox
 from gateway.store.issues import NewIssue
 from gateway.store.pool import Connection, Database
-from gateway.store.queries import sql
+from gateway.store.queries import filtered, sql
 
 log = structlog.get_logger(__name__)
 
@@ -149,11 +149,11 @@ async def _keep_for(database: Database, name: str, day: date, customers: set[str
             await connection.execute(delete, row["customer_id"], timeout=BULK_SECONDS)
 
 
-async def _note(connection: Connection, customers: Sequence[str] | None, day: date) -> None:
+async def _note(connection: Connection, customers: list[str] | None, day: date) -> None:
     """Windows of these customers (None: of all) that begin before the end of the day are computed no more:
     of one that has no sample of the day, that it was delivered is gone.
     """
-    await connection.execute(sql("telemetry_dropped_note"), customers, day)
+    await connection.execute(*filtered("telemetry_dropped_note", customers, day))
 
 
 async def _readers(connection: Connection, day: date) -> list[DayReader]:
