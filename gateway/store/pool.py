@@ -24,6 +24,7 @@ from gateway.model.errors import (
     StoreUnavailable,
 )
 from gateway.store.hosts import DatabaseHosts
+from gateway.store.turns import CustomerTurns
 
 Record: TypeAlias = asyncpg.Record
 Session: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -117,6 +118,7 @@ class Database:
         self._hosts = hosts
         self._name = name
         self._silent_seconds = silent_seconds
+        self._turns = CustomerTurns(max(1, pool.get_max_size() // 2))
 
     @classmethod
     async def open(
@@ -168,7 +170,11 @@ class Database:
     async def connection(self) -> AsyncIterator[Connection]:
         """A session without a transaction."""
         with converted():
-            async with self._dropping_read_only(), self._pool.acquire(timeout=WAIT_SECONDS) as connection:
+            async with (
+                self._dropping_read_only(),
+                self._turns.one(WAIT_SECONDS),
+                self._pool.acquire(timeout=WAIT_SECONDS) as connection,
+            ):
                 yield connection
 
     async def fetch(self, query: str, *arguments: object) -> list[Record]:
@@ -197,6 +203,7 @@ class Database:
         with converted():
             async with (
                 self._dropping_read_only(),
+                self._turns.one(WAIT_SECONDS),
                 self._pool.acquire(timeout=WAIT_SECONDS) as connection,
                 connection.transaction(),
             ):
