@@ -13,8 +13,9 @@ from typing import Unpack
 import orjson
 import structlog
 
-from gateway.configuration import DeclaredConnection, Faults, check
+from gateway.configuration import DeclaredConnection
 from gateway.connections import syncing
+from gateway.connections.checking import checked
 from gateway.connections.given import (
     ChangedMeanwhile,
     KeptSettings,
@@ -106,7 +107,7 @@ class Connections:
         Faults as its cause.
         """
         refuse_files(self._systems.get(wanted.system), wanted.settings, held={})
-        declared = self._checked(wanted, credentials=credentials)
+        declared = await self._checked(wanted, credentials=credentials)
         await self._screen(wanted.customer, caller, settings=wanted.settings, given=wanted.credentials)
         return declared
 
@@ -205,7 +206,7 @@ class Connections:
             alerts=patch.alerts or (),
             **update,
         )
-        declared = self._checked(base, credentials=patch.credentials is not None)
+        declared = await self._checked(base, credentials=patch.credentials is not None)
         anew = patch.settings is not None and (
             caller.origin is Origin.TRUSTED or patch.settings != dict(held.settings)
         )
@@ -284,7 +285,7 @@ class Connections:
             settings=dict(held.settings),
             credentials=given,
         )
-        self._checked(base)
+        await self._checked(base)
         await self._screen(held.customer, caller, settings={}, given=given)
 
     async def retry_credentials(self, connection_id: str, caller: Caller) -> None:
@@ -425,11 +426,10 @@ class Connections:
         body = orjson.dumps({**given.resolved(), "type": given.type}, option=orjson.OPT_SORT_KEYS)
         return hmac.new(self._digest_key, body, hashlib.sha256).hexdigest()
 
-    def _checked(self, wanted: ConnectionSettings, *, credentials: bool = True) -> DeclaredConnection:
-        try:
-            declared = check(wanted, settings=self.settings, systems=self._systems, credentials=credentials)
-        except Faults as faults:
-            raise RequestRefused("request.invalid", str(faults), connection=wanted.id) from faults
+    async def _checked(self, wanted: ConnectionSettings, *, credentials: bool = True) -> DeclaredConnection:
+        declared = await checked(
+            wanted, settings=self.settings, systems=self._systems, credentials=credentials
+        )
         if credentials:
             _end_of(wanted.credentials)
         return declared
