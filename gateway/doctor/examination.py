@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Generic, TypeVar
 from urllib.parse import urlsplit
 
 from connectors.kit.dates import date_of
 from gateway import clock
-from gateway.bulkhead import contained
 from gateway.configuration.paths import named_files
 from gateway.connections.screening import reach_of
 from gateway.doctor import login, machine
+from gateway.doctor.asking import Check, Once, checked
 from gateway.events.broker_look import look
 from gateway.model import diagnosis_broker as broker
 from gateway.model import diagnosis_database as judged
 from gateway.model import diagnosis_work as work
-from gateway.model.diagnosis import Examined, Finding, Looked, Report, looked, not_made, problem, together
+from gateway.model.diagnosis import Looked, Report, looked, not_made, problem, together
 from gateway.model.diagnosis_broker import BrokerFacts, BrokerNeeds
 from gateway.model.diagnosis_database import ServerFacts
 from gateway.model.diagnosis_work import Certificate, Hook, Unwell
 from gateway.model.dsn import each_host
-from gateway.model.errors import FieldgateError
 from gateway.model.status import UNWELL
 from gateway.model.subscriptions import copies_of
 from gateway.model.topics import filters
@@ -36,9 +34,6 @@ from gateway.store.inspection import Destination, Replicas
 from gateway.store.pool import Database
 from gateway.store.views import Views
 
-T = TypeVar("T")
-
-CHECK_SECONDS = 60.0
 KEPT_SECONDS = 15.0
 """Whoever asks again within gets the same report: a look costs the broker some thousand messages."""
 
@@ -74,8 +69,6 @@ OF_THE_DATABASE = (
     "webhooks",
 )
 CHECKS = ("broker", "broker access", "broker queue", *OF_THE_DATABASE, "login", "ports")
-
-Check = Callable[[], Awaitable[Looked]]
 
 
 class Doctor:
@@ -121,11 +114,11 @@ class Doctor:
             checks["database"] = self._closed_database
         else:
             checks |= _Work(self._settings, self._database, self._keys, self._now).checks()
-        examined = await asyncio.gather(*(_examined(name, checks[name]) for name in CHECKS if name in only))
+        examined = await asyncio.gather(*(checked(name, checks[name]) for name in CHECKS if name in only))
         return Report(at=at, seconds=clock.monotonic() - began, checks=tuple(examined))
 
     def _of_the_edges(self) -> dict[str, Check]:
-        places = [(_Once(partial(self._look, url)), self._wanted(url)) for url in self._settings.broker.urls]
+        places = [(Once(partial(self._look, url)), self._wanted(url)) for url in self._settings.broker.urls]
 
         def of_the_broker(judge: Callable[[BrokerFacts, BrokerNeeds], Looked]) -> Check:
             async def check() -> Looked:
@@ -179,46 +172,6 @@ class Doctor:
         return looked([problem(self._fault or NO_DATABASE, where=judged.WHERE, advice=advice)])
 
 
-class _Once(Generic[T]):
-    """What several checks need, asked once. Where it fails only the first of them says so."""
-
-    def __init__(self, ask: Callable[[], Awaitable[T]]) -> None:
-        self._ask = ask
-        self._asking: asyncio.Future[T] | None = None
-
-    async def __call__(self) -> T:
-        """Raises what asking raised, and _SaidAlready to all but the first."""
-        if self._asking is None:
-            self._asking = asyncio.ensure_future(self._ask())
-            return await self._asking
-        try:
-            return await asyncio.shield(self._asking)
-        except Exception as error:
-            raise _SaidAlready from error
-
-
-class _SaidAlready(FieldgateError):
-    """Another check says what is wrong."""
-
-
-async def _examined(name: str, check: Check) -> Examined:
-    """What the check saw; where it fails, that."""
-    where, advice = f"the check {name!r}", "see the gateway's log, and report what is no fault of your set-up"
-    try:
-        async with asyncio.timeout(CHECK_SECONDS):
-            with contained("doctor", name, passes=(FieldgateError, TimeoutError)) as made:
-                return Examined(check=name, looked=await check())
-    except _SaidAlready:
-        return Examined(check=name, looked=not_made("what it needs could not be looked at"))
-    except FieldgateError as error:
-        found: Finding = problem(str(error), where=where, advice=advice)
-    except TimeoutError:
-        found = problem(f"no answer within {CHECK_SECONDS:g} s", where=where, advice=advice)
-    else:
-        found = problem(made.fault.text if made.fault else "no answer", where=where, advice=advice)
-    return Examined(check=name, looked=looked([found]))
-
-
 class _Work:
     """The checks that ask the database."""
 
@@ -229,11 +182,11 @@ class _Work:
         self._database = database
         self._keys = keys
         self._now = now
-        self._server: _Once[ServerFacts] = _Once(lambda: inspection.server(database))
-        self._replicas: _Once[Replicas] = _Once(
+        self._server: Once[ServerFacts] = Once(lambda: inspection.server(database))
+        self._replicas: Once[Replicas] = Once(
             lambda: inspection.replicas(database, silent_seconds=SILENT_SECONDS)
         )
-        self._destinations: _Once[list[Destination]] = _Once(
+        self._destinations: Once[list[Destination]] = Once(
             lambda: inspection.destinations(database, limit=MAX_DESTINATIONS)
         )
 

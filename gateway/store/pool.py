@@ -20,6 +20,7 @@ from gateway.model.errors import (
     LeaseLost,
     NotExceeded,
     StoreError,
+    StoreForbidden,
     StoreRejected,
     StoreUnavailable,
 )
@@ -54,6 +55,11 @@ CUSTOMER_LEFT = "FG003"
 
 NOT_EXCEEDED = "FG002"
 """Raised by `add_excess`, for what is not open."""
+
+OWNER_WANTED = (
+    "The role of database.dsn has to own the gateway's database and what is in it: name that role, or make"
+    " this one the owner (`alter database ... owner to ...`, and `reassign owned by ... to ...` in it)"
+)
 
 WAIT_SECONDS = 30.0
 """For a session."""
@@ -98,6 +104,8 @@ def converted() -> Iterator[None]:
         raise StoreRejected(f"PostgreSQL refuses the data: {error}") from error
     except _UNAVAILABLE as error:
         raise StoreUnavailable(f"PostgreSQL is unavailable: {type(error).__name__}: {error}") from error
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise StoreForbidden(f"PostgreSQL: {error}. {OWNER_WANTED}") from error
     except asyncpg.PostgresError as error:
         if error.sqlstate == LEASE_LOST:
             raise LeaseLost(str(error)) from None

@@ -45,7 +45,6 @@ LARGER_MODULES = {
     "gateway/connections/lifecycle.py": 418,
     "gateway/connections/links.py": 319,
     "gateway/connections/service.py": 421,
-    "gateway/doctor/examination.py": 329,
     "gateway/http/documents.py": 416,
     "gateway/inbound/run.py": 360,
     "gateway/model/diagnosis_work.py": 327,
