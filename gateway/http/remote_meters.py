@@ -48,7 +48,7 @@ class AskedMeters:
         if connection in self._asking:
             raise RequestRefused(
                 "gateway.overloaded",
-                "The system is being asked for its meters already; try again.",
+                "Its meters are being listed already: try again in a moment.",
                 connection=connection,
                 retry_after=5.0,
             )
