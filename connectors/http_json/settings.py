@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
@@ -17,7 +18,7 @@ from pydantic import (
 from connectors.http_json.streams import FIELD, PATH, ListStream
 from connectors.http_json.template import compiled, placeholders
 from connectors.kit.credentials import OAUTH_CLIENT, OAUTH_LOGIN, OAuthLoginCredentials
-from connectors.kit.inbound import StreamName
+from connectors.kit.inbound import MAX_STREAMS, StreamName
 from connectors.kit.settings import Block, HeaderName, safe_url
 
 OF_READING = frozenset({"connection", "key", "meter", "position", "time", "unit", "value"})
@@ -129,7 +130,7 @@ class HttpJsonSettings(Block):
         "iso", description="How {time} is written."
     )
     headers: dict[HeaderName, Annotated[str, Field(max_length=500, pattern=r"^[\x20-\x7e]*$")]] = Field(
-        {}, description="Further headers; no secrets."
+        {}, max_length=50, description="Further headers; no secrets."
     )
     api_key_header: HeaderName = Field("authorization", description="The header that bears the API key.")
     api_key_prefix: str = Field(
@@ -157,7 +158,9 @@ class HttpJsonSettings(Block):
     )
     results: Results | None = Field(None, description="Where an answer tells of each reading.")
     read_back: ReadBack | None = Field(None, description="How the receiver is asked what it holds.")
-    streams: dict[StreamName, ListStream] = Field({}, description="Lists that are read back, by name.")
+    streams: dict[StreamName, ListStream] = Field(
+        {}, max_length=MAX_STREAMS, description="Lists that are read back, by name."
+    )
 
     @field_validator("base_url")
     @classmethod
@@ -187,7 +190,7 @@ class HttpJsonSettings(Block):
             name for name in (self.api_key_header, self.idempotency_header, self.signature.header) if name
         ]
         names += self.headers
-        if twice := sorted({name for name in names if names.count(name) > 1}):
+        if twice := sorted(name for name, count in Counter(names).items() if count > 1):
             raise ValueError(f"{', '.join(twice)}: one header cannot bear two things")
         return self
 

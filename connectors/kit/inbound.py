@@ -26,6 +26,9 @@ T = TypeVar("T")
 
 MAX_KEY_LENGTH, MAX_KEY_BYTES = 200, 512
 _SHOWN_LENGTH, _SHOWN_BYTES = 150, 490
+MAX_STREAMS = 100
+"""Of one connection."""
+
 StreamName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 Word = Annotated[str, Field(min_length=1, max_length=100)]
 

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from connectors.kit.credentials import OAUTH_CLIENT, OAUTH_LOGIN, OAuthLoginCredentials
-from connectors.kit.inbound import NamedStream, StreamName
+from connectors.kit.inbound import MAX_STREAMS, NamedStream, StreamName
 from connectors.kit.settings import Block, HeaderName, safe_url
 from gateway.model.inbound import InboundStream
 
@@ -109,7 +109,9 @@ class ODataSettings(Block):
     )
     api_key_header: HeaderName = Field("x-api-key", description="The header that bears an API key.")
     meters: Meters | None = Field(None, description="Lets meters be discovered.")
-    streams: dict[StreamName, SetStream] = Field({}, description="Sets that are read back, by name.")
+    streams: dict[StreamName, SetStream] = Field(
+        {}, max_length=MAX_STREAMS, description="Sets that are read back, by name."
+    )
 
     @field_validator("base_url")
     @classmethod

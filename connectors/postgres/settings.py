@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field, SecretStr
 
 from connectors.kit.credentials import Credentials
-from connectors.kit.inbound import StreamName
+from connectors.kit.inbound import MAX_STREAMS, StreamName
 from connectors.kit.settings import Block
 from connectors.postgres.streams import TableStream
 
@@ -44,7 +44,7 @@ class PostgresSettings(Block):
     )
     max_items: int = Field(5000, ge=1, le=20_000, description="Readings in one statement.")
     streams: dict[StreamName, TableStream] = Field(
-        {}, description="Tables and views that are read back, by name."
+        {}, max_length=MAX_STREAMS, description="Tables and views that are read back, by name."
     )
 
 

@@ -90,7 +90,7 @@ async def _carry_out(operator: Operator, work: PlannedWork, *, quiet: bool) -> d
         disable=quiet or not console.is_terminal,
     ) as bar:
         task = bar.add_task("apply", total=len(names))
-        refused = await carry_out(operator.service, work, done=lambda _: bar.advance(task))
+        refused = await carry_out(operator.database, operator.service, work, done=lambda _: bar.advance(task))
     failed = {name: reason for name, reason in refused.items() if name not in plan.refused}
     if not quiet:
         for name, reason in failed.items():

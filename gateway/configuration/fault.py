@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from gateway.model.errors import ConfigError
 
 KeyPath = tuple[str | int, ...]
+MAX_NAMES = 100
+"""Known ones that are told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,4 +69,5 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     names = sorted(known)
     if near := difflib.get_close_matches(word, names, n=1, cutoff=0.6):
         return f"; did you mean {near[0]!r}?"
-    return f"; known are {', '.join(names)}" if names else ""
+    more = f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else ""
+    return f"; known are {', '.join(names[:MAX_NAMES])}{more}" if names else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +19,9 @@ from gateway.model.alert_rule import AlertRule
 from gateway.model.connector import Manifest
 from gateway.model.meter import MeterRule
 from gateway.settings import ConnectionSettings, Settings
+
+MAX_STREAMS = 100
+"""Of a connection's own, as settings take them."""
 
 _ADVICE = "name yours with --config, or start from config/fieldgate.yaml of the project"
 
@@ -293,7 +297,8 @@ class _Connections:
         settings name themselves.
         """
         own = connection.settings.get("streams")
-        known = {stream.name for stream in manifest.streams} | set(own if isinstance(own, Mapping) else ())
+        named = islice(own, MAX_STREAMS) if isinstance(own, Mapping) else ()
+        known = {stream.name for stream in manifest.streams} | set(named)
         for index, name in enumerate(connection.sync.pull or ()):
             if name not in known:
                 there = f"it has {', '.join(sorted(known))}" if known else "it has no records to read"

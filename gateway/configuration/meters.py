@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -32,6 +33,15 @@ have 2,704 bytes: a longer one would end each run of all of its customer's conne
 """
 
 MAX_DEVICE_BYTES = 64
+MAX_COMPARISONS = 500_000
+"""Of rules with each other, some seconds: what is not found here is refused where it is fed."""
+
+MAX_PLACEHOLDERS = 5
+"""Unknown ones of a meter that are told."""
+
+MAX_CONFLICTS = 100
+"""That are told: each is looked for among all rules."""
+
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 
@@ -76,11 +86,12 @@ def conflicts(rules: Sequence[PlacedRule], *, resolution: timedelta) -> list[Con
         examples,
         resolution=resolution,
         metrics=dict.fromkeys(examples, named),
+        max_comparisons=MAX_COMPARISONS,
     )
     faults: dict[int, ConfigurationFault] = {}
-    for conflict in found:
-        if isinstance(conflict, MetersRefused):
-            continue  # how many devices there are is not known here
+    # how many devices there are, and whether they make too many meters, is not known here
+    conflicting = (conflict for conflict in found if not isinstance(conflict, MetersRefused))
+    for conflict in islice(conflicting, MAX_CONFLICTS):
         kept, refused = _origin(rules, conflict.kept), _origin(rules, conflict.refused)
         if kept is refused:
             continue  # a pattern without {device}: its own fault says so
@@ -250,7 +261,7 @@ def _template_faults(placed: PlacedRule) -> list[ConfigurationFault]:
     names = set(_PLACEHOLDER.findall(placed.rule.meter))
     messages = [
         f"unknown placeholder {{{name}}} in meter{did_you_mean(name, ('device', 'metric'))}"
-        for name in sorted(names - {"device", "metric"})
+        for name in sorted(names - {"device", "metric"})[:MAX_PLACEHOLDERS]
     ]
     if placed.rule.is_glob and "device" not in names:
         messages.append(

@@ -13,6 +13,8 @@ from gateway.configuration.document import LocatedDocument
 from gateway.configuration.fault import ConfigurationFault, KeyPath, did_you_mean
 
 _QUOTE_HINT = "put it in quotes"
+MAX_TOLD = 100
+"""Faults of one part: for each the name that was meant is looked for, and nobody reads more."""
 
 
 def type_at(root: type[BaseModel], path: KeyPath) -> object | None:
@@ -45,12 +47,18 @@ def faults_of(
     stands.
     """
     faults: dict[tuple[KeyPath, str], ConfigurationFault] = {}
-    for complaint in error.errors(include_url=False, include_input=False):
+    complaints = error.errors(include_url=False, include_input=False)
+    for complaint in complaints[:MAX_TOLD]:
         inside = tuple(key for key in complaint["loc"] if key != "[key]")
         path = (*base, *inside)
         message = _message(complaint, root, inside)
         faults[path, message] = ConfigurationFault(place=document.place(path), path=path, message=message)
-    return list(faults.values())
+    untold = [] if len(complaints) <= MAX_TOLD else [_more(len(complaints) - MAX_TOLD, document, base)]
+    return [*faults.values(), *untold]
+
+
+def _more(count: int, document: LocatedDocument, base: KeyPath) -> ConfigurationFault:
+    return ConfigurationFault(place=document.place(base), path=base, message=f"has {count:,} more faults")
 
 
 def _below(annotation: object, key: str | int) -> object | None:

@@ -15,7 +15,7 @@ import structlog
 from gateway.bulkhead import contained
 from gateway.configuration import DeclaredConnection
 from gateway.connections.giving import FILE
-from gateway.connections.service import Connections
+from gateway.connections.service import CHANGES_BESIDE, Connections
 from gateway.model.access import Caller
 from gateway.model.declaration import ApplyPlan, Declaration, DeclaredPart, Existing, plan
 from gateway.model.errors import RequestRefused
@@ -77,7 +77,11 @@ async def prepare(
 
 
 async def carry_out(
-    service: Connections, work: PlannedWork, *, done: Callable[[str], None] = lambda _: None
+    database: Database,
+    service: Connections,
+    work: PlannedWork,
+    *,
+    done: Callable[[str], None] = lambda _: None,
 ) -> dict[str, str]:
     """Does it, one connection after the other; why those that were refused were. One that is refused does not
     keep the others.
@@ -88,7 +92,7 @@ async def carry_out(
         secrets = () if item is None else tuple(item.settings.credentials.resolved().values())
         with contained("declaration", name, secrets=secrets) as made:
             try:
-                await _one(service, work, name)
+                await _one(database, service, work, name)
             except RequestRefused as error:
                 refused[name] = str(error)
         if made.fault is not None:
@@ -110,7 +114,7 @@ async def apply(
     `owner` as in `alone`.
     """
     async with alone(database, owner):
-        return await carry_out(service, await prepare(database, service, declared))
+        return await carry_out(database, service, await prepare(database, service, declared))
 
 
 @asynccontextmanager
@@ -129,7 +133,23 @@ async def alone(database: Database, process: str | None = None) -> AsyncIterator
         await leases.release(database, LEASE, owner)
 
 
-async def _one(service: Connections, work: PlannedWork, name: str) -> None:
+async def _one(database: Database, service: Connections, work: PlannedWork, name: str) -> None:
+    """What others do meanwhile, by HTTP or as its verification ends, keeps nothing from being in force: the
+    connection is read again and compared anew. Raises RequestRefused.
+    """
+    for _ in range(CHANGES_BESIDE):
+        try:
+            await _once(service, work, name)
+        except RequestRefused as error:
+            if error.code != "request.conflict":
+                raise
+            work = await prepare(database, service, list(work.declared.values()))
+        else:
+            return
+    await _once(service, work, name)
+
+
+async def _once(service: Connections, work: PlannedWork, name: str) -> None:
     caller = Caller(name=FILE)
     if name in work.plan.prune:
         await service.disconnect(name, caller)
@@ -137,6 +157,10 @@ async def _one(service: Connections, work: PlannedWork, name: str) -> None:
     item = work.declared[name]
     if name in work.plan.create:
         await service.create_declared(item, caller, managed_by="file")
+        return
+    if (reason := work.plan.refused.get(name)) is not None:
+        raise RequestRefused("request.conflict", reason, connection=name)
+    if name in work.plan.unchanged:
         return
     given = item.settings.credentials if DeclaredPart.CREDENTIALS in work.plan.change[name] else None
     await service.configure(work.held[name], service.configuration(item, managed_by="file"), given, caller)

@@ -8,7 +8,10 @@ whether their addresses lead where this caller's calls may go.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Unpack
 
 from gateway.configuration import DeclaredConnection, Faults, check
@@ -32,6 +35,13 @@ from gateway.settings import (
 )
 from gateway.store.connections import Configuration, StoredConnection
 
+MANY = 200
+"""Meters. More of them take seconds to check: that is done beside the loop, of one connection after the
+other, and everybody else is answered meanwhile.
+"""
+
+_beside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checking")
+
 
 class Checking:
     """Each of these raises RequestRefused. `settings`: those of now, for a reload changes the customers."""
@@ -48,7 +58,7 @@ class Checking:
     ) -> DeclaredConnection:
         """A connection that is to be made. Where it is faulty, the Faults are the refusal's cause."""
         refuse_files(self._systems.get(wanted.system), wanted.settings, held={})
-        declared = self._fitting(wanted, credentials=credentials)
+        declared = await self._fitting(wanted, credentials=credentials)
         await self._screen(wanted.customer, caller, settings=wanted.settings, given=wanted.credentials)
         return declared
 
@@ -68,7 +78,7 @@ class Checking:
             meters=patch.meters or (),
             alerts=patch.alerts or (),
         )
-        declared = self._fitting(wanted, credentials=patch.credentials is not None)
+        declared = await self._fitting(wanted, credentials=patch.credentials is not None)
         is_trusted = caller.origin is Origin.TRUSTED
         # who gave the settings stays, where somebody else repeats what they are
         anew = patch.settings is not None and (is_trusted or patch.settings != dict(held.settings))
@@ -96,7 +106,7 @@ class Checking:
             settings=dict(held.settings),
             credentials=given,
         )
-        self._fitting(wanted)
+        await self._fitting(wanted)
         await self._screen(held.customer, caller, settings={}, given=given)
 
     def configuration(
@@ -106,9 +116,13 @@ class Checking:
         system = self._systems[declared.settings.system]
         return configuration_of(declared, system, managed_by=managed_by, **kept)
 
-    def _fitting(self, wanted: ConnectionSettings, *, credentials: bool = True) -> DeclaredConnection:
+    async def _fitting(self, wanted: ConnectionSettings, *, credentials: bool = True) -> DeclaredConnection:
+        work = partial(check, wanted, settings=self.settings, systems=self._systems, credentials=credentials)
         try:
-            declared = check(wanted, settings=self.settings, systems=self._systems, credentials=credentials)
+            if len(wanted.meters) <= MANY:
+                declared = work()
+            else:
+                declared = await asyncio.get_running_loop().run_in_executor(_beside, work)
         except Faults as faults:
             raise RequestRefused("request.invalid", str(faults), connection=wanted.id) from faults
         if credentials:

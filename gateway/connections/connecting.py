@@ -40,9 +40,6 @@ log = structlog.get_logger(__name__)
 
 DRAFT_SECONDS = 7200.0
 LINK_LIFETIME = timedelta(days=7)
-MAX_LINKS = 500
-"""Of a list."""
-
 GONE = (
     "What was entered is gone: it is kept for two hours only, or the system was connected meanwhile. Begin"
     " again."
@@ -147,7 +144,7 @@ class Connecting:
 
     async def links(self, customer: str | None) -> Sequence[StoredConnectLink]:
         """The newest first; None: of every customer."""
-        return await store.links(self._database, customer, limit=MAX_LINKS)
+        return await store.links(self._database, customer, limit=store.MAX_LISTED_LINKS)
 
     async def revoke(self, link: str, customer: str | None, *, by: str) -> None:
         """The link is good no more. Raises RequestRefused where there is none that was."""
@@ -201,7 +198,12 @@ class Connecting:
             )
             if given.client:
                 begun = replace(begun.with_credentials(CODE_FLOW, given.client), client_is_fixed=True)
-        await self._put(secret, owner, begun, link=None if link is None else link[0].id)
+        await store.put(
+            self._database,
+            self._sealed(hashed(secret), owner, begun),
+            link=None if link is None else link[0].id,
+            lifetime_seconds=DRAFT_SECONDS,
+        )
         return secret
 
     async def draft(self, secret: str, owner: str) -> Draft:
@@ -212,8 +214,12 @@ class Connecting:
         return self._opened(stored)
 
     async def keep(self, secret: str, owner: str, draft: Draft) -> None:
-        """In place of what was there."""
-        await self._put(secret, owner, draft, link=None)
+        """In place of what was there. Raises RequestRefused("request.not_found") for a draft that is gone:
+        its system was connected meanwhile, or its link revoked.
+        """
+        stored = self._sealed(hashed(secret), owner, draft)
+        if not await store.keep(self._database, stored, lifetime_seconds=DRAFT_SECONDS):
+            raise RequestRefused("request.not_found", GONE)
 
     async def check(self, draft: Draft, caller: Caller, *, credentials: bool) -> None:
         """Raises RequestRefused for what could not become a connection; nothing is sent. `credentials`: they
@@ -280,7 +286,8 @@ class Connecting:
 
     async def arrive(self, *, state: str, browser: str, code: str | None) -> ConnectReturn | None:
         """The browser came back: the code is exchanged, and its tokens are kept with what was entered. `code`
-        None: the login was declined. None where the state is of no draft of this browser.
+        None: the login was declined. None where the state is of no draft of this browser, or of one that is
+        gone.
         """
         stored = await store.arrive(self._database, state=state, browser=browser)
         if stored is None:
@@ -304,12 +311,9 @@ class Connecting:
             log.warning("connect.login_refused", customer=draft.customer, detail=str(error))
             return ConnectReturn(login=Login.REFUSED, back=draft.back)
         kept = replace(draft, grant=grant, granted_at=clock.now().timestamp(), verifier="", verified=None)
-        await store.put(
-            self._database,
-            self._sealed(stored.hash, stored.owner, kept),
-            link=None,
-            lifetime_seconds=DRAFT_SECONDS,
-        )
+        sealed = self._sealed(stored.hash, stored.owner, kept)
+        if not await store.keep(self._database, sealed, lifetime_seconds=DRAFT_SECONDS):
+            return None
         return ConnectReturn(login=Login.HANDED_OVER, back=draft.back)
 
     async def finish(self, secret: str, owner: str, draft: Draft, caller: Caller, *, link: str | None) -> str:
@@ -336,14 +340,6 @@ class Connecting:
             also=used,
         )
         return wanted.id
-
-    async def _put(self, secret: str, owner: str, draft: Draft, *, link: str | None) -> None:
-        await store.put(
-            self._database,
-            self._sealed(hashed(secret), owner, draft),
-            link=link,
-            lifetime_seconds=DRAFT_SECONDS,
-        )
 
     def _sealed(self, hash_: bytes, owner: str, draft: Draft) -> StoredDraft:
         text = orjson.dumps(to_document(draft)).decode()

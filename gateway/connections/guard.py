@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from gateway import bulkhead
 from gateway.connections import storable
+from gateway.connections.listed import listed
 from gateway.model.connector import Capabilities, Connector, ProbeResult, RemoteReading
 from gateway.model.errors import (
     BadConfiguration,
@@ -161,11 +162,7 @@ class GuardedLister(Guarded):
         """As the connector's."""
         connector = self._connector
         assert isinstance(connector, ListsMeters)
-
-        async def listed() -> list[RemoteMeter]:
-            return [meter async for meter in connector.meters()]
-
-        for meter in await self._call("meters", listed, storable.meters):
+        for meter in await self._call("meters", lambda: listed(connector.meters()), storable.meters):
             yield meter
 
 

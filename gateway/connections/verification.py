@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import timedelta
@@ -46,6 +47,9 @@ CALL_SECONDS = 10.0
 AT_ONCE, WAITING = 4, 16
 """Tries of this process that are under way, and that wait for one of these to end."""
 
+OF_ONE_CUSTOMER = 2
+"""Of these: a system that hangs must not keep the turns of the others."""
+
 MAX_FAILED_LOGONS = 2
 FORGET_SECONDS = 1800.0
 """Most systems forget failed logons within half an hour, or never."""
@@ -74,7 +78,7 @@ class Verifier:
         self._observer = observer
         self._key = settings.security.encryption_keys[-1].get_secret_value().encode()
         self._turns = asyncio.Semaphore(AT_ONCE)
-        self._asked = 0
+        self._asked: Counter[str] = Counter()
 
     async def verify(
         self, wanted: ConnectionSettings, caller: Caller, *, grant: TokenGrant | None = None
@@ -91,16 +95,19 @@ class Verifier:
                 "a login on the system's own page cannot be tried without that login: connect with the"
                 " wizard, or by a connect link (a refresh token would be used up by trying it)",
             )
-        if self._asked >= AT_ONCE + WAITING:
+        own = self._asked[checked.customer]
+        if own >= OF_ONE_CUSTOMER or self._asked.total() >= AT_ONCE + WAITING:
             raise RequestRefused(
                 "gateway.overloaded", "Too many systems are being tried now; try again.", retry_after=5.0
             )
-        self._asked += 1
+        self._asked[checked.customer] += 1
         try:
             async with self._turns:
                 found = await self._try(checked, caller, grant)
         finally:
-            self._asked -= 1
+            self._asked[checked.customer] -= 1
+            if not self._asked[checked.customer]:
+                del self._asked[checked.customer]
         log.info(
             "connection.tried", system=checked.system, customer=checked.customer, verdict=found.verdict.value
         )

@@ -139,7 +139,8 @@ def screen(now: Snapshot, scene: Scene, *, log_file: str, height: int) -> Render
         Panel(_flow(now), title="flow", border_style="dim"),
         Panel(_link(now.connection), title=CONNECTION, border_style="dim"),
     )
-    rows = max(1, min(MAX_ROWS, height - 26))
+    reason = "" if now.connection is None or now.connection.reason is None else now.connection.reason
+    rows = min(MAX_ROWS, height - 26 - bool(reason))
     return Group(
         # on a line of its own: in the panel it would be cut at 80 columns, and nobody could copy it
         Text(first, style="dim"),
@@ -148,7 +149,8 @@ def screen(now: Snapshot, scene: Scene, *, log_file: str, height: int) -> Render
             where, title="Fieldgate demonstration", subtitle=_keys(scene.cmms.switches), border_style="cyan"
         ),
         sides,
-        _readings(now.last[:rows]),
+        *([Text(reason, style="yellow", no_wrap=True, overflow="ellipsis")] if reason else []),
+        *([_readings(now.last[:rows])] if rows > 0 else []),  # a head without a row says nothing
     )
 
 
@@ -171,11 +173,13 @@ def _flow(now: Snapshot) -> RenderableType:
 
 
 def _link(connection: ConnectionStatus | None) -> RenderableType:
-    grid = _grid()
+    grid = _grid(overflow="fold")
     if connection is None:
         grid.add_row("state", "starting")
         return grid
-    grid.add_row("state", Text(str(connection.state), style=STATE_STYLES.get(connection.state, "")))
+    grid.add_row(
+        "state", Text(connection.state.replace("_", " "), style=STATE_STYLES.get(connection.state, ""))
+    )
     grid.add_row("since", f"{connection.since:%H:%M:%S} UTC")
     grid.add_row("lag", f"{connection.lag_seconds:.1f} s")
     grid.add_row("readings pending", f"{connection.pending}")
@@ -185,7 +189,6 @@ def _link(connection: ConnectionStatus | None) -> RenderableType:
         "none" if connection.last_success_at is None else f"{connection.last_success_at:%H:%M:%S} UTC",
     )
     grid.add_row("delivery", connection.delivery.replace("_", " "))
-    grid.add_row("reason", Text(connection.reason or "", style="yellow", overflow="fold"))
     return grid
 
 

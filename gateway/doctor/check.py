@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from gateway.bulkhead import contained
 from gateway.model.diagnosis import Examined, Finding, Looked, looked, not_made, problem
-from gateway.model.errors import FieldgateError
+from gateway.model.errors import FieldgateError, StoreForbidden
 
 T = TypeVar("T")
 
@@ -26,10 +26,15 @@ async def make(name: str, check: Check) -> Examined:
         async with asyncio.timeout(CHECK_SECONDS):
             with contained("doctor", name, passes=(FieldgateError, TimeoutError)) as made:
                 return Examined(check=name, looked=await check())
+    except StoreForbidden as error:
+        what, _, advice = str(error).partition(". ")
+        if name != "migrations":  # which says it for all
+            return Examined(check=name, looked=not_made(what))
+        found: Finding = problem(what, where="database.dsn", advice=advice)
     except SaidAlready:
         return Examined(check=name, looked=not_made("what it needs could not be looked at"))
     except FieldgateError as error:
-        found: Finding = problem(str(error), where=where, advice=advice)
+        found = problem(str(error), where=where, advice=advice)
     except TimeoutError:
         found = problem(f"no answer within {CHECK_SECONDS:g} s", where=where, advice=advice)
     else:

@@ -27,6 +27,9 @@ from gateway.store.webhooks import Endpoint, Secrets, Sent
 
 log = structlog.get_logger(__name__)
 
+MAX_ENDPOINTS = 20
+"""Of one customer: every event is kept and sent for each."""
+
 
 class WebhookService:
     """Raises RequestRefused for what cannot be done, StoreError while the database is away."""
@@ -53,6 +56,11 @@ class WebhookService:
         reason = fault(url, self._settings)
         if reason is not None:
             raise RequestRefused("request.invalid", f"url: {reason}")
+        if customer is not None and len(await self.endpoints(customer=customer)) >= MAX_ENDPOINTS:
+            raise RequestRefused(
+                "request.conflict",
+                f"{customer!r} has {MAX_ENDPOINTS} webhooks: remove those that it does not need",
+            )
         endpoint, secret = secrets.token_hex(8), new_secret(secrets.token_bytes(SECRET_BYTES))
         sealed = self._sealer.seal(secret, endpoint=endpoint, generation=1)
         await webhooks.create(

@@ -17,6 +17,7 @@ from gateway.model.errors import RequestRefused
 from gateway.model.verification import Verdict, Verification
 from gateway.settings import HttpSettings
 from gateway.settings_base import IDENTIFIER
+from gateway.store.turns import work_for
 from gateway.store.views import AskedConnection
 
 BEARER = HTTPBearer(
@@ -61,6 +62,7 @@ async def principal(
             "auth.unauthenticated", f"Send an API token as `Authorization: Bearer fg_...`. {said}."
         )
     request.state.principal = found[0]
+    work_for(found[0].customer)
     return found[0]
 
 

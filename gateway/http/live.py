@@ -8,6 +8,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import Context
 
 from gateway.model.errors import RequestRefused, StoreError
 from gateway.store.notices import Notices
@@ -89,8 +90,9 @@ class Live:
         watcher = Watcher(customer)
         self._watchers.append(watcher)
         # The first who looks begins the listening and the last one ends it: an idle gateway keeps no session.
+        # It is for all of them, and not a part of the first one's request.
         if self._listening is None or self._listening.done():
-            self._listening = asyncio.create_task(self._listen(), name="live pages")
+            self._listening = asyncio.create_task(self._listen(), name="live pages", context=Context())
         try:
             yield watcher
         finally:

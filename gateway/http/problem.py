@@ -23,6 +23,8 @@ log = structlog.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 UNAVAILABLE_SECONDS = 1.0
+MAX_TOLD = 100
+"""Faults of one request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +163,10 @@ async def _http(request: Request, error: Exception) -> Response:
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    faults = "; ".join(
-        f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors()
-    )
-    return answer(request, "request.invalid", faults)
+    found = error.errors()
+    faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in found[:MAX_TOLD]]
+    more = [] if len(found) <= MAX_TOLD else [f"and {len(found) - MAX_TOLD:,} more"]
+    return answer(request, "request.invalid", "; ".join([*faults, *more]))
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -19,6 +19,9 @@ ANSWER_SECONDS = 10.0
 """How long a page waits for a system: it can be filled in without."""
 
 
+Ask = Callable[[str], Awaitable[Sequence[RemoteMeter]]]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedMeters:
     """`meters` None: the system could not be asked, or lists none; `detail` says why."""
@@ -32,21 +35,37 @@ class AskedMeters:
 
     def __init__(self) -> None:
         self._kept: dict[str, tuple[float, ListedMeters]] = {}
+        self._asking: set[str] = set()
 
     def kept(self, connection: str) -> ListedMeters:
         """What it listed when it was asked last; it is not asked."""
         return self._kept.get(connection, (0.0, ListedMeters(meters=None)))[1]
 
-    async def of(
-        self, connection: str, ask: Callable[[str], Awaitable[Sequence[RemoteMeter]]]
-    ) -> ListedMeters:
+    async def now(self, connection: str, ask: Ask) -> Sequence[RemoteMeter]:
+        """What the system lists now. Raises RequestRefused: as `ask`, and gateway.overloaded while it is
+        asked already, for a list may be long.
+        """
+        if connection in self._asking:
+            raise RequestRefused(
+                "gateway.overloaded",
+                "Its meters are being listed already: try again in a moment.",
+                connection=connection,
+                retry_after=5.0,
+            )
+        self._asking.add(connection)
+        try:
+            return await ask(connection)
+        finally:
+            self._asking.discard(connection)
+
+    async def of(self, connection: str, ask: Ask) -> ListedMeters:
         """What the system lists. It is asked at most once in KEPT_SECONDS, also where it did not answer."""
         at, found = self._kept.get(connection, (0.0, None))
         if found is not None and clock.monotonic() < at + KEPT_SECONDS:
             return found
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                meters = await ask(connection)
+                meters = await self.now(connection, ask)
             found = ListedMeters(meters=tuple(meters)[:MAX_METERS])
         except TimeoutError:
             found = ListedMeters(

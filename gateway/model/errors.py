@@ -54,6 +54,10 @@ class StoreError(FieldgateError):
     """PostgreSQL could not do what was asked."""
 
 
+class StoreForbidden(StoreError):
+    """PostgreSQL does not let the role of `database.dsn` do what the gateway does."""
+
+
 class StoreUnavailable(StoreError):
     """PostgreSQL is away or is refusing connections: wait and try again, nothing is lost."""
 

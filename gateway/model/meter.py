@@ -49,7 +49,7 @@ made anew once.
 """
 
 MAX_COMPARISONS = 2_000_000
-"""Of devices with patterns, in one go."""
+"""Of devices and metrics with rules that make no meter of them, in one go."""
 
 FOLLOWED: frozenset[Reduce] = frozenset({"delta", "cycles"})
 """Reductions whose window depends on the last usable sample before it."""
@@ -178,13 +178,14 @@ def materialise(
     resolution: timedelta,
     metrics: Mapping[str, Collection[str]] = MappingProxyType({}),
     limit: int = MAX_METERS,
+    max_comparisons: int = MAX_COMPARISONS,
 ) -> tuple[dict[str, MeterMapping], list[MeterConflict | MetersRefused]]:
     """Mappings by meter, at most `limit`, and what was refused. A rule without a glob needs no known device;
     `metrics`, by device, are those that patterns are compared with. A rule that names its metric wins over a
     pattern, else the earlier one. Takes a few seconds at the limit: call it in a thread where it may be
     large.
     """
-    known = sorted(devices)
+    known, sending = sorted(devices), sorted(device for device, names in metrics.items() if names)
     comparisons = 0
     mappings: dict[str, MeterMapping] = {}
     conflicts: list[MeterConflict | MetersRefused] = []
@@ -193,9 +194,9 @@ def materialise(
     # it is the same rule that feeds a meter, whenever it is asked.
     for rule in sorted(rules, key=lambda rule: rule.is_metric_glob):
         takes_all = rule.device == "*" and (rule.metric == "*" or not rule.is_metric_glob)
-        for device, metric in _offered(rule, known, metrics):
-            comparisons += not takes_all
-            if len(mappings) >= limit or comparisons > MAX_COMPARISONS:
+        for device, metric in _offered(rule, known, sending, metrics):
+            comparisons += 1
+            if len(mappings) >= limit or comparisons - len(mappings) > max_comparisons:
                 conflicts.append(MetersRefused(limit=limit))
                 return mappings, conflicts
             if not (takes_all or rule.feeds_from(device, metric)):
@@ -213,14 +214,14 @@ def materialise(
 
 
 def _offered(
-    rule: MeterRule, devices: Sequence[str], metrics: Mapping[str, Collection[str]]
+    rule: MeterRule, devices: Sequence[str], sending: Sequence[str], metrics: Mapping[str, Collection[str]]
 ) -> Iterator[tuple[str, str]]:
-    """What the rule is compared with."""
+    """What the rule is compared with. `sending`: the devices with metrics."""
     if not rule.is_metric_glob:
         for device in devices if rule.is_glob else (rule.device,):
             yield device, rule.metric
         return
-    for device in sorted(metrics) if rule.is_glob else (rule.device,):
+    for device in sending if rule.is_glob else (rule.device,):
         for metric in sorted(metrics.get(device, ())):
             yield device, metric
 

@@ -22,7 +22,8 @@ shorter one may interrupt it.
 
 SWITCH_SECONDS = 0.0005
 """After which a thread that computes (a large answer is read, mappings are made) gives the interpreter to the
-loop. With Python's own five milliseconds every acknowledgement beside it waits so long, several times over.
+loop. With Python's own five milliseconds every acknowledgement, or answer, beside it waits so long, several
+times over.
 """
 
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
@@ -35,6 +36,7 @@ def step_back() -> None:
     """For the process that answers HTTP; it would inherit the daemon's slices."""
     os.nice(NICENESS)
     _set_slice(0)
+    sys.setswitchinterval(SWITCH_SECONDS)
 
 
 def ask_for_short_slices() -> None:

@@ -21,6 +21,14 @@ _MARK = "fg_"
 LOGIN_SECONDS = 600.0
 SESSION_SECONDS = 12 * 3600.0
 _NO_PROVIDER = (None, None, None)
+MAX_SESSIONS = 50
+"""Of one person or program; the one that was opened first ends."""
+
+MAX_TOKENS = 100
+"""In use, of one customer."""
+
+MAX_ENDED_TOKENS = 200
+"""Of one customer; those that were made first are forgotten."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,11 +102,23 @@ async def create(
     expires_at: datetime | None = None,
 ) -> NewToken:
     """A token that nobody can read again. Raises RequestRefused("request.conflict") while another of that
-    name is in use.
+    name is in use, and for a customer that has too many.
     """
+    if customer is not None and await database.fetchval(sql("access_token_count"), customer) >= MAX_TOKENS:
+        raise RequestRefused(
+            "request.conflict",
+            f"{customer!r} has {MAX_TOKENS} tokens in use: revoke those that it does not need.",
+        )
     made = NewToken(token_id=secrets.token_hex(6), token=_MARK + new_secret())
     stored = await database.fetchval(
-        sql("access_token_create"), made.token_id, hashed(made.token), name, role, customer, expires_at
+        sql("access_token_create"),
+        made.token_id,
+        hashed(made.token),
+        name,
+        role,
+        customer,
+        expires_at,
+        MAX_ENDED_TOKENS,
     )
     if stored is None:
         raise RequestRefused(
@@ -175,6 +195,7 @@ async def redeem_login(database: Database, secret: str) -> BrowserSession | None
             row["customer_id"],
             SESSION_SECONDS,
             *_NO_PROVIDER,
+            MAX_SESSIONS - 1,
         )
     return session
 
@@ -199,6 +220,7 @@ async def finish_login(database: Database, login: ProvenLogin) -> BrowserSession
             login.issuer,
             login.subject,
             login.sid,
+            MAX_SESSIONS - 1,
         )
     return session
 
@@ -229,6 +251,7 @@ async def open_session(database: Database, principal: Principal, token_id: str) 
         principal.customer,
         SESSION_SECONDS,
         *_NO_PROVIDER,
+        MAX_SESSIONS - 1,
     )
     return session
 

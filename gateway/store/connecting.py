@@ -10,9 +10,20 @@ from datetime import datetime
 
 import asyncpg
 
+from gateway.model.errors import RequestRefused
 from gateway.store.access import hashed
 from gateway.store.pool import Connection, Database
 from gateway.store.queries import filtered, sql
+
+MAX_DRAFTS = 20
+"""Begun for one customer by its own people, and as many by operators; the one that was left for longest goes.
+"""
+
+MAX_OPEN_LINKS = 100
+"""Of one customer."""
+
+MAX_LISTED_LINKS = 500
+"""Of one customer; those that ended first are forgotten."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,10 +76,24 @@ async def invite(
     lifetime_seconds: float,
     sealed: bytes,
 ) -> tuple[str, datetime]:
-    """Keeps a new link: its id, and until when it is good."""
+    """Keeps a new link: its id, and until when it is good. Raises RequestRefused("request.conflict") for a
+    customer that has too many.
+    """
+    if await database.fetchval(sql("connect_open"), customer) >= MAX_OPEN_LINKS:
+        raise RequestRefused(
+            "request.conflict",
+            f"{customer!r} has {MAX_OPEN_LINKS} connect links that are still good: revoke some of them.",
+        )
     async with database.connection() as connection:
         row = await connection.fetchrow(
-            sql("connect_invite"), hashed(secret), customer, list(systems), by, lifetime_seconds, sealed
+            sql("connect_invite"),
+            hashed(secret),
+            customer,
+            list(systems),
+            by,
+            lifetime_seconds,
+            sealed,
+            MAX_LISTED_LINKS,
         )
     assert row is not None
     return row["link_id"], row["expires_at"]
@@ -99,11 +124,24 @@ async def use(connection: Connection, link: str, made: str) -> bool:
 
 
 async def put(database: Database, draft: StoredDraft, *, link: str | None, lifetime_seconds: float) -> None:
-    """Keeps what was entered, in place of what was there of the same owner."""
+    """Keeps a draft that begins, in place of what was there of the same owner."""
     async with database.connection() as connection:
         await connection.execute(
-            sql("draft_put"), draft.hash, link, draft.owner, draft.customer, draft.sealed, lifetime_seconds
+            sql("draft_put"),
+            draft.hash,
+            link,
+            draft.owner,
+            draft.customer,
+            draft.sealed,
+            lifetime_seconds,
+            MAX_DRAFTS - 1,
         )
+
+
+async def keep(database: Database, draft: StoredDraft, *, lifetime_seconds: float) -> bool:
+    """Keeps what was entered since; False when the draft is gone."""
+    kept = await database.fetchval(sql("draft_keep"), draft.hash, draft.owner, draft.sealed, lifetime_seconds)
+    return kept is not None
 
 
 async def read(database: Database, secret: str, owner: str) -> StoredDraft | None:

@@ -20,10 +20,12 @@ from gateway.model.errors import (
     LeaseLost,
     NotExceeded,
     StoreError,
+    StoreForbidden,
     StoreRejected,
     StoreUnavailable,
 )
 from gateway.store.hosts import DatabaseHosts
+from gateway.store.turns import CustomerTurns
 
 Record: TypeAlias = asyncpg.Record
 Session: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -53,6 +55,11 @@ CUSTOMER_LEFT = "FG003"
 
 NOT_EXCEEDED = "FG002"
 """Raised by `add_excess`, for what is not open."""
+
+OWNER_WANTED = (
+    "The role of database.dsn has to own the gateway's database and what is in it: name that role, or make"
+    " this one the owner (`alter database ... owner to ...`, and `reassign owned by ... to ...` in it)"
+)
 
 WAIT_SECONDS = 30.0
 """For a session."""
@@ -97,6 +104,8 @@ def converted() -> Iterator[None]:
         raise StoreRejected(f"PostgreSQL refuses the data: {error}") from error
     except _UNAVAILABLE as error:
         raise StoreUnavailable(f"PostgreSQL is unavailable: {type(error).__name__}: {error}") from error
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise StoreForbidden(f"PostgreSQL: {error}. {OWNER_WANTED}") from error
     except asyncpg.PostgresError as error:
         if error.sqlstate == LEASE_LOST:
             raise LeaseLost(str(error)) from None
@@ -117,6 +126,7 @@ class Database:
         self._hosts = hosts
         self._name = name
         self._silent_seconds = silent_seconds
+        self._turns = CustomerTurns(max(1, pool.get_max_size() // 2))
 
     @classmethod
     async def open(
@@ -168,7 +178,11 @@ class Database:
     async def connection(self) -> AsyncIterator[Connection]:
         """A session without a transaction."""
         with converted():
-            async with self._dropping_read_only(), self._pool.acquire(timeout=WAIT_SECONDS) as connection:
+            async with (
+                self._dropping_read_only(),
+                self._turns.one(WAIT_SECONDS),
+                self._pool.acquire(timeout=WAIT_SECONDS) as connection,
+            ):
                 yield connection
 
     async def fetch(self, query: str, *arguments: object) -> list[Record]:
@@ -197,6 +211,7 @@ class Database:
         with converted():
             async with (
                 self._dropping_read_only(),
+                self._turns.one(WAIT_SECONDS),
                 self._pool.acquire(timeout=WAIT_SECONDS) as connection,
                 connection.transaction(),
             ):

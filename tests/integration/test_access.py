@@ -168,3 +168,39 @@ async def test_who_is_logged_in_is_shown_and_can_be_logged_out(database: Databas
     assert await access.identify_session(database, opened["jane"].secret) is None
     assert await access.identify_session(database, opened["john"].secret) is not None
     assert await names() == ["john"]
+
+
+async def test_of_many_sessions_of_one_the_first_ends_and_nobody_elses(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access, "MAX_SESSIONS", 3)
+    secrets = []
+    for name in ("a", "b"):
+        made = await access.create(database, name=name, role=Role.VIEWER, customer="acme")
+        found = await access.identify(database, made.token)
+        assert found is not None
+        secrets.append(
+            [(await access.open_session(database, *found)).secret for _ in range(4 if name == "a" else 1)]
+        )
+    known = [
+        [await access.identify_session(database, secret) is not None for secret in own] for own in secrets
+    ]
+    assert known == [[False, True, True, True], [True]]
+
+
+async def test_a_customer_has_so_many_tokens_and_what_ended_is_not_kept_for_ever(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access, "MAX_TOKENS", 2)
+    monkeypatch.setattr(access, "MAX_ENDED_TOKENS", 3)
+    for number in range(6):
+        made = await access.create(database, name=f"a{number}", role=Role.VIEWER, customer="acme")
+        await access.revoke(database, made.token_id)
+    for number in range(2):
+        await access.create(database, name=f"b{number}", role=Role.VIEWER, customer="acme")
+    with pytest.raises(RequestRefused, match="2 tokens in use"):
+        await access.create(database, name="c", role=Role.VIEWER, customer="acme")
+    await access.create(database, name="c", role=Role.VIEWER, customer="globex")
+    await access.create(database, name="d", role=Role.VIEWER)
+    names = {token.name for token in await access.tokens(database)}
+    assert names == {"a3", "a4", "a5", "b0", "b1", "c", "d"}

@@ -208,6 +208,7 @@ async def test_a_login_connects_and_its_token_is_renewed(world: World, server: O
             await world.reaches("active")
             await browser.get("/connections/acme-1/first-sync")
             assert "is connected" in browser.page.text and "Acme&#39;s receiver" in browser.page.text
+            assert 'href="/connections/acme-1/meters"' in browser.page.text, "no meters were chosen"
             [held] = await world.rows("select title, account, credential_type, origin from connection")
             assert held == {
                 "title": "Acme's receiver",
@@ -462,6 +463,22 @@ async def test_what_was_entered_is_of_its_owner_and_ends(world: World, server: O
         assert "kept for two hours" in (await browser.get(steps)).text
 
 
+async def test_of_many_that_are_begun_the_one_that_was_left_for_longest_goes(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.store.connecting.MAX_DRAFTS", 2)
+    async with logged_in(world) as operator, logged_in(world, "acme") as browser:
+        await operator.get("/connect")
+        await operator.send(customer="acme", system="http_json:cloud")
+        steps = []
+        for _ in range(3):
+            await browser.get("/connect")
+            await browser.send(system="http_json:cloud")
+            steps.append(str(browser.page.url))
+        assert [(await browser.get(step)).status_code for step in steps] == [404, 200, 200]
+        assert (await operator.get(str(operator.page.url))).status_code == 200, "an operator's is another's"
+
+
 async def test_a_bound_administrator_connects_its_own_customers_systems_only(world: World) -> None:
     async with logged_in(world, "globex") as browser:
         await browser.get("/connect")
@@ -530,6 +547,7 @@ async def test_a_customer_connects_through_a_link_once(world: World, server: OAu
         assert (held["customer_id"], held["origin"], held["title"]) == ("acme", "bound", "The receiver")
         await customer.get(path)
         assert "is connected" in customer.page.text and "/connections/" not in customer.page.text
+        assert "no readings are sent yet" in customer.page.text, "no meters were chosen"
         for step in ("", "/settings", "/confirm"):
             again = await customer.client.post(f"{path}{step}", data={"system": "http_json"})
             assert again.status_code == 404
@@ -547,6 +565,51 @@ async def test_a_link_takes_no_other_system_and_no_other_site(world: World) -> N
             path, data={"system": "odata"}, headers={"Sec-Fetch-Site": "cross-site"}
         )
         assert foreign.status_code == 403
+
+
+async def test_what_a_revoked_link_brought_does_not_come_back_with_the_answer_of_a_system(
+    world: World, server: OAuthServer
+) -> None:
+    link, path = await link_for(world, None)
+    verify = world.engine.verifier.verify
+
+    async def revoked_meanwhile(*asked: Any, **how: Any) -> Any:
+        found = await verify(*asked, **how)
+        async with served(world, Role.ADMIN) as client:
+            assert (await client.delete(f"/v1/connect-links/{link}")).status_code == 204
+        return found
+
+    world.engine.verifier.verify = revoked_meanwhile  # type: ignore[method-assign]
+    async with stranger(world) as customer:
+        await customer.get(path)
+        await customer.send(path, system="http_json")
+        await customer.send(**where(server))
+        await customer.get(f"{path}/credentials?as=api_key")
+        await customer.send(api_key="canary-key")
+        assert customer.page.status_code in (404, 409), customer.page.text
+    assert not await world.rows("select 1 from connect_draft")
+
+
+async def test_a_customer_has_so_many_links_that_are_good(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.store.connecting.MAX_OPEN_LINKS", 2)
+    monkeypatch.setattr("gateway.store.connecting.MAX_LISTED_LINKS", 3)
+    async with served(world, Role.ADMIN, "acme") as client:
+
+        async def made() -> httpx.Response:
+            return await client.post("/v1/connect-links", json={"customer": "acme", "systems": ["http_json"]})
+
+        for _ in range(6):
+            assert (
+                await client.delete(f"/v1/connect-links/{(await made()).json()['id']}")
+            ).status_code == 204
+        kept = [(await made()).json()["id"] for _ in range(2)]
+        refused = await made()
+        assert (refused.status_code, refused.json()["code"]) == (409, "request.conflict")
+        listed = [item["id"] for item in (await client.get("/v1/connect-links")).json()["items"]]
+        assert listed[:2] == kept[::-1]
+    assert len(await world.rows("select 1 from connect_link")) == 4, "one more than are listed"
 
 
 @pytest.mark.parametrize("end", ["revoked", "expired"])

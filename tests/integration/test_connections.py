@@ -12,7 +12,7 @@ import pytest
 from benchmarks.servers import PATIENCE, wait_until
 from gateway.configuration import DeclaredConnection
 from gateway.connections import candidates, ending, lifecycle, next_look
-from gateway.connections.apply import apply
+from gateway.connections.apply import apply, carry_out, prepare
 from gateway.meter_settings import MeterSettings
 from gateway.model.connector import ProbeResult
 from gateway.model.errors import (
@@ -637,6 +637,35 @@ async def test_a_connection_of_a_customer_that_is_expected_comes_with_it_alone(d
         await moving.set_stage(connection, "acme", MoveStage.ARRIVED, "0123456789ab")
     assert await apply(database, world.service, [item]) == {}
     assert len(await world.rows("select connection_id from connection")) == 1
+
+
+async def test_what_is_declared_is_in_force_whatever_changes_while_it_is_applied(database: Database) -> None:
+    """A change by HTTP, or the end of a verification, between the reading and the writing."""
+    world = World(database)
+    first = DeclaredConnection(settings=wanted(), rules=())
+    await apply(database, world.service, [first])
+    declared = [
+        DeclaredConnection(settings=wanted(title="By the file"), rules=()),
+        DeclaredConnection(settings=wanted("acme-2", title="By the file"), rules=()),
+    ]
+    work = await prepare(database, world.service, declared)
+    await world.service.change("acme-1", ConnectionPatch(title="By HTTP"), CALLER)
+    await world.service.create(wanted("acme-2", title="By HTTP"), CALLER)
+    assert await carry_out(database, world.service, work) == {}
+    rows = await world.rows("select connection_id, title, managed_by from connection order by 1")
+    assert [tuple(row.values()) for row in rows] == [
+        ("acme-1", "By the file", "file"),
+        ("acme-2", "By the file", "file"),
+    ]
+
+
+async def test_one_that_is_disconnected_while_it_is_applied_is_refused(database: Database) -> None:
+    world = World(database)
+    await apply(database, world.service, [DeclaredConnection(settings=wanted(), rules=())])
+    changed = [DeclaredConnection(settings=wanted(title="Later"), rules=())]
+    work = await prepare(database, world.service, changed)
+    await world.service.disconnect("acme-1", CALLER)
+    assert "disconnected" in (await carry_out(database, world.service, work))["acme-1"]
 
 
 async def test_replicas_that_start_together_give_a_new_credential_once(database: Database) -> None:

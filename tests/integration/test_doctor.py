@@ -26,7 +26,7 @@ from gateway.model import diagnosis_work as work
 from gateway.model.connector import Connector
 from gateway.model.diagnosis import Finding, Looked, Severity
 from gateway.model.diagnosis_database import DiskFacts, Follower, judge_disk, judge_replication
-from gateway.model.errors import BadConfiguration
+from gateway.model.errors import BadConfiguration, StoreForbidden
 from gateway.settings import DatabaseSettings, Settings
 from gateway.store import inspection, webhooks
 from gateway.store.migrate import migrate
@@ -225,6 +225,24 @@ async def test_a_role_that_sees_its_own_sessions_only_says_so(own_server: Postgr
         assert "pg_read_all_stats" in unseen["transactions"][0] and "disk" in unseen["disk"][0]
     finally:
         await database.close()
+
+
+async def test_a_role_that_owns_nothing_is_told_once_what_it_needs(own_server: Postgres) -> None:
+    await execute(own_server.dsn(), "create role stranger login password 's'", "create database gateways")
+    own = await Database.open(own_server.dsn("gateways"), size=2)
+    stranger = await Database.open(f"postgresql://stranger:s@127.0.0.1:{own_server.port}/gateways", size=2)
+    try:
+        await migrate(own)
+        report = await Doctor(settings(), database=stranger, keys=KEYS).examine(
+            ["migrations", "credentials", "credits"]
+        )
+        [found] = [found for each in report.checks for found in each.looked.findings]
+        assert "permission denied" in found.what and "owner" in found.advice
+        with pytest.raises(StoreForbidden, match="reassign owned"):
+            await migrate(stranger)
+    finally:
+        await own.close()
+        await stranger.close()
 
 
 async def test_standbys_that_are_named_and_do_not_follow(own_server: Postgres, own: Database) -> None:

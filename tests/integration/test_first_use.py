@@ -306,6 +306,19 @@ def test_the_login_address_of_the_demonstration_is_whole(width: int, height: int
     assert "…" not in output.getvalue()
 
 
+@pytest.mark.parametrize("height", [24, 30])
+def test_the_demonstration_names_the_state_and_shows_no_table_without_a_row(height: int) -> None:
+    now, scene = demonstration("http://127.0.0.1:8080/login/x")
+    said = "the system answered 401 to GET /meters"
+    now = replace(now, connection=replace(status(State.REAUTHORIZATION_REQUIRED), reason=said))
+    output = io.StringIO()
+    console = Console(file=output, width=80, height=height)
+    console.print(view.screen(now, scene, log_file="/tmp/demo.log", height=height))
+    text = output.getvalue()
+    assert {"reauthorization", "required", said} <= {*text.split(), *map(str.strip, text.splitlines())}
+    assert ("last readings" in text) is ("pump-01" in text)
+
+
 @pytest.mark.parametrize("width", [60, 80, 132])
 def test_a_connection_is_shown_without_a_broken_word(width: int) -> None:
     stream = StreamStatus(

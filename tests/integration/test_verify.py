@@ -41,6 +41,7 @@ class Receiver:
         self.port = free_port()
         self.password = "right"
         self.seen: Counter[int] = Counter()
+        self.asked = 0
         self.status: int | None = None
         self.waits: asyncio.Event | None = None
 
@@ -50,6 +51,7 @@ class Receiver:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         await receive()
+        self.asked += 1
         if self.waits is not None:
             await self.waits.wait()
         kind, _, given = dict(scope["headers"]).get(b"authorization", b"").decode().partition(" ")
@@ -237,6 +239,7 @@ async def test_a_system_that_hangs_is_given_up_and_too_many_are_not_tried_at_onc
 ) -> None:
     monkeypatch.setattr(verification, "PROBE_SECONDS", 0.2)
     monkeypatch.setattr(verification, "CALL_SECONDS", 0.2)
+    monkeypatch.setattr(verification, "OF_ONE_CUSTOMER", 100)
     receiver.waits = asyncio.Event()
     document = body(receiver, credentials={"type": "api_key", "api_key": "k"})
     async with asking(world) as ask:
@@ -249,6 +252,25 @@ async def test_a_system_that_hangs_is_given_up_and_too_many_are_not_tried_at_onc
     assert {answer.json().get("verdict") for answer in answers if answer.status_code == 200} == {
         "unavailable"
     }
+
+
+async def test_a_customer_whose_system_hangs_keeps_no_turn_of_another(
+    world: World, receiver: Receiver
+) -> None:
+    receiver.waits = asyncio.Event()
+    document = body(receiver, credentials={"type": "api_key", "api_key": "right"})
+    async with asking(world) as ask, asyncio.TaskGroup() as group:
+        hanging = [
+            group.create_task(ask(document)) for _ in range(verification.AT_ONCE + verification.WAITING)
+        ]
+        await wait_until(
+            lambda: len([one for one in hanging if one.done()]) == 18, what="the others are refused"
+        )
+        other = group.create_task(ask({**document, "customer": "globex"}))
+        await wait_until(lambda: receiver.asked == 3, what="the other customer's is asked")
+        receiver.waits.set()
+    assert Counter(one.result().status_code for one in hanging) == {200: 2, 503: 18}
+    assert other.result().json()["verdict"] == "verified"
 
 
 async def test_an_oauth_client_is_tried_once_and_a_refresh_token_never(world: World, tmp_path: Path) -> None:

@@ -76,6 +76,17 @@ async def test_what_arrives_is_a_signed_cloud_event(database: Database) -> None:
     assert secret not in repr(await service(database)._find(endpoint.id, None))
 
 
+async def test_a_customer_has_so_many_endpoints(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.events.webhook_service.MAX_ENDPOINTS", 1)
+    keeper = service(database)
+    await keeper.create("https://one.example", customer="acme")
+    with pytest.raises(RequestRefused, match="has 1 webhooks"):
+        await keeper.create("https://two.example", customer="acme")
+    await keeper.create("https://two.example", customer="globex")
+    for _ in range(2):
+        await keeper.create("https://everything.example", customer=None)
+
+
 async def test_customers_and_types_are_kept_apart(database: Database) -> None:
     async with Receiver() as acme, Receiver() as everything, Receiver() as failures, sending(database):
         keeper = service(database)

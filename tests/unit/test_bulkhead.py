@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import gc
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 from structlog.testing import capture_logs
 
+from benchmarks.servers import PATIENCE
 from gateway import bulkhead, metrics
 from gateway.bulkhead import contained, readable
+from gateway.connections import listed
 from gateway.connections.guard import Guarded, guarded
 from gateway.model.connector import Connector
 from gateway.model.errors import ConnectorError, StoreRejected, StoreUnavailable, Unavailable
+from gateway.model.exchange import ListsMeters, RemoteMeter
 from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected, Retry, Superseded, Unknown
 from gateway.model.reading import Batch, make_batch
 from tests.fixtures.hostile_connector import Unprintable
@@ -144,6 +148,26 @@ async def test_every_outcome_that_a_connector_may_give_passes_the_guard() -> Non
 
     batch = make_batch("c", [])
     assert list(await guard(Scripted(answer=answer)).push(batch)) == OUTCOMES
+
+
+@pytest.mark.parametrize(("delay", "says"), [(0.0, "more than 1,000 meters"), (0.01, "within 0.05 s")])
+async def test_a_list_of_meters_that_does_not_end_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, delay: float, says: str
+) -> None:
+    monkeypatch.setattr(listed, "MAX_METERS", 1_000)
+    monkeypatch.setattr(listed, "LIST_SECONDS", 0.05 if delay else 60.0)
+
+    class Endless(Scripted):
+        async def meters(self) -> AsyncIterator[RemoteMeter]:
+            for number in count():
+                await asyncio.sleep(delay)
+                yield RemoteMeter(meter=str(number), title="", unit=None)
+
+    lister = guard(Endless())
+    assert isinstance(lister, ListsMeters)
+    with pytest.raises(Unavailable, match=says):
+        async with asyncio.timeout(20 * PATIENCE):
+            _ = [meter async for meter in lister.meters()]
 
 
 async def test_what_a_call_raises_after_it_was_cancelled_reaches_no_log(

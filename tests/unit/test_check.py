@@ -21,12 +21,12 @@ from typer.testing import CliRunner, Result
 
 from connectors.registry import SYSTEMS
 from gateway.cli.main import build
-from gateway.configuration import Faults, load
+from gateway.configuration import Faults, check, load
 from gateway.configuration.usable import key_problem
 from gateway.model.address import to_listen
 from gateway.model.dsn import fault_of
 from gateway.model.errors import ConfigError
-from gateway.settings import Settings
+from gateway.settings import ConnectionSettings, Settings
 from gateway.settings_base import NAMES_A_CUSTOMER, Section
 from gateway.store.pool import Database
 
@@ -327,3 +327,53 @@ def parts(hint: Any) -> Iterator[Any]:
     yield hint
     for below in get_args(hint):
         yield from parts(below)
+
+
+def faults_of_request(**given: Any) -> Faults:
+    wanted = {
+        "id": "a",
+        "customer": "acme",
+        "system": "http_json",
+        "settings": {"base_url": "https://a.example"},
+        "credentials": {"type": "none"},
+        **given,
+    }
+    settings = Settings.model_validate({"customers": ["acme"], "security": {"encryption_keys": ["k"]}})
+    with pytest.raises(Faults) as found:
+        check(ConnectionSettings.model_validate(wanted), settings=settings, systems=SYSTEMS)
+    return found.value
+
+
+def with_settings(**more: Any) -> dict[str, Any]:
+    return {"settings": {"base_url": "https://a.example", **more}}
+
+
+STREAM = {"path": "/a", "items": "a"}
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (with_settings(**{f"base_{n}": 1 for n in range(5_000)}), "has 4,900 more faults"),
+        (with_settings(streams={f"s{n}": STREAM for n in range(101)}), "at most 100 items"),
+        (with_settings(headers={f"x-{n}": "" for n in range(51)}), "at most 50 items"),
+        (
+            {"meters": [{"device": "d", "metric": "t", "meter": "".join(f"{{{n}}}" for n in range(99))}]},
+            "{0}",
+        ),
+        ({"meters": [{"device": f"d{n}", "metric": "t", "meter": "m"} for n in range(300)]}, "already fed"),
+        (
+            {
+                **with_settings(streams={f"s{n}": STREAM for n in range(5_000)}),
+                "sync": {"pull": ["nosuch"] * 9},
+            },
+            "no stream 'nosuch'",
+        ),
+    ],
+    ids=["keys", "streams", "headers", "placeholders", "conflicts", "pull"],
+)
+def test_faults_of_one_request_are_bounded(given: dict[str, Any], says: str) -> None:
+    """A body of 1 MiB has room for a hundred thousand of them."""
+    found = faults_of_request(**given)
+    assert says in str(found)
+    assert len(found.faults) <= 110 and len(str(found)) < 50_000

@@ -70,3 +70,9 @@ def test_its_commands_are_known_and_its_receiver_is_a_program() -> None:
     assert named and named <= {*COMMANDS}
     (receiver,) = re.findall(r"python3 -c '\n(.*?)'$", SHELL, re.MULTILINE | re.DOTALL)
     compile(receiver, "receiver", "exec")
+
+
+def test_nothing_is_published_before_the_gateway_has_reloaded() -> None:
+    """What nobody subscribes yet the broker keeps for nobody."""
+    (after,) = re.findall(r"kill -HUP .*\n(?:.*\n)*?mosquitto_pub", SHELL)
+    assert "sleep" in after

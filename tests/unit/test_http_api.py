@@ -4,6 +4,7 @@ introspection, so a new one is tested too.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import re
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ from gateway.model.access import Role
 from gateway.model.alert_life import AlertState
 from gateway.model.connection import State
 from gateway.model.errors import RequestRefused, StoreRejected, StoreUnavailable, Unavailable
+from gateway.model.exchange import RemoteMeter
 from tests.fixtures.http_fakes import NOW, World, alert_of, status_of, world
 
 NEEDS = {
@@ -354,6 +356,34 @@ async def test_errors_are_problems_with_stable_codes(
     assert answer.headers.get("Retry-After") == (None if wait is None else str(-int(-wait // 1)))
     assert body["connection"] == ("acme-2" if isinstance(error, RequestRefused) else None)
     assert body["retryable"] == (status in (429, 500, 502, 503))
+
+
+async def test_meters_of_a_request_are_bounded() -> None:
+    rule = {"device": "d", "metric": "t", "meter": "m"}
+    async with world().client("admin") as client:
+        for count, status in ((5_000, 200), (5_001, 422)):
+            answer = await client.patch("/v1/connections/acme-2", json={"meters": [rule] * count})
+            assert answer.status_code == status, answer.text
+
+
+async def test_a_system_is_asked_for_its_meters_once_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, asked, answers = world(), asyncio.Event(), asyncio.Event()
+
+    async def slow(connection: str) -> list[RemoteMeter]:
+        asked.set()
+        await answers.wait()
+        return []
+
+    monkeypatch.setattr(made.service, "meters", slow)
+    async with made.client("admin") as client:
+        first = asyncio.create_task(client.get("/v1/connections/acme-2/meters"))
+        await asked.wait()
+        second = await client.get("/v1/connections/acme-2/meters")
+        answers.set()
+        ended = await first
+        third = await client.get("/v1/connections/acme-2/meters")
+    assert (ended.status_code, second.status_code, third.status_code) == (200, 503, 200)
+    assert (second.json()["code"], second.json()["retry_after"]) == ("gateway.overloaded", 5.0)
 
 
 async def test_lists_are_paged_without_gap_or_repetition() -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.model import meter
 from gateway.model.meter import MeterRule, MetersRefused, apply_rule, materialise, tells_apart
 
 TICK = timedelta(microseconds=1)
@@ -41,6 +41,32 @@ def test_a_template_names_device_and_metric() -> None:
     mappings, conflicts = materialise([rule()], ["a", "b"], resolution=TICK)
     assert list(mappings) == ["a.t", "b.t"] and conflicts == []
     assert (mappings["a.t"].device, mappings["a.t"].metric) == ("a", "t")
+
+
+def test_rules_are_compared_so_often_whatever_comes_of_it() -> None:
+    """The same meter by each of many rules, and patterns of metrics over devices that send none."""
+    devices = [f"d{number}" for number in range(1_000)]
+    again = [rule(meter="{device}")] * 1_000
+    mappings, refused = materialise(again, devices, resolution=TICK, max_comparisons=5_000)
+    assert len(mappings) == 1_000 and [type(one) for one in refused] == [MetersRefused]
+    silent = dict.fromkeys(devices, Counted())
+    patterns = [rule(metric=f"t{number}*", meter="{device} {metric}") for number in range(100)]
+    assert materialise(patterns, devices, resolution=TICK, metrics=silent) == ({}, [])
+    assert Counted.looks == len(devices)
+
+
+class Counted(list[str]):
+    """Metrics of a device: none. It counts who looks."""
+
+    looks = 0
+
+    def __len__(self) -> int:
+        Counted.looks += 1
+        return 0
+
+    def __iter__(self) -> Iterator[str]:
+        Counted.looks += 1
+        return iter(())
 
 
 def test_a_rule_for_one_device_needs_no_device_yet() -> None:
@@ -98,10 +124,11 @@ def test_rules_times_devices_are_bounded() -> None:
     assert len(mappings) == 10_000 and refused == []
 
 
-def test_patterns_are_compared_a_bounded_number_of_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meter, "MAX_COMPARISONS", 1_000)
+def test_patterns_are_compared_a_bounded_number_of_times() -> None:
     rules = [rule(f"nothing-{number}-*") for number in range(100)]
-    mappings, refused = materialise(rules, [f"d{number}" for number in range(100)], resolution=TICK)
+    mappings, refused = materialise(
+        rules, [f"d{number}" for number in range(100)], resolution=TICK, max_comparisons=1_000
+    )
     assert not mappings and isinstance(refused[0], MetersRefused)
 
 

@@ -26,7 +26,7 @@ LinkId = Annotated[str, Path(max_length=64, pattern=r"^[A-Za-z0-9-]+$")]
     "/v1/connect-links",
     summary="Make a connect link",
     status_code=status.HTTP_201_CREATED,
-    responses=problems("request.not_found"),
+    responses=problems("request.not_found", "request.conflict"),
 )
 async def create_connect_link(
     serving: Serving, request: Request, asking: Admin, wanted: NewConnectLink

@@ -59,6 +59,7 @@ NOT_NOW = problems(
     "connection.disconnected",
 )
 ACCEPTED = status.HTTP_202_ACCEPTED
+MAX_RULES = 5_000
 
 
 @router.get("/v1/connections", summary="Connections, by id")
@@ -105,7 +106,7 @@ async def create_connection(
             "auth.forbidden",
             "This token is bound to one customer and connects systems of that customer only.",
         )
-    _no_tables(wanted)
+    _check_meters(wanted)
     await serving.connections.create(wanted, caller(request, asking))
     response.headers["Location"] = f"/v1/connections/{wanted.id}"
     return await _described(serving, wanted.id)
@@ -147,7 +148,7 @@ async def change_connection(
     """Each part that is given replaces the old one whole. New settings or credentials are verified before
     they are used.
     """
-    _no_tables(wanted)
+    _check_meters(wanted)
     await serving.connections.change(target.connection, wanted, caller(request, asking))
     return await _described(serving, target.connection)
 
@@ -288,12 +289,18 @@ async def list_meters(serving: Serving, target: ViewedConnection) -> RemoteMeter
     return RemoteMeters(
         items=tuple(
             RemoteMeterDocument.model_validate(meter)
-            for meter in await serving.connections.meters(target.connection)
+            for meter in await serving.remote_meters.now(target.connection, serving.connections.meters)
         )
     )
 
 
-def _no_tables(wanted: ConnectionSettings | ConnectionPatch) -> None:
+def _check_meters(wanted: ConnectionSettings | ConnectionPatch) -> None:
+    if len(wanted.meters or ()) > MAX_RULES:
+        raise RequestRefused(
+            "request.invalid",
+            f"meters: at most {MAX_RULES:,} rules here, for every list of connections shows them: use"
+            " patterns, or declare the connection in a file.",
+        )
     if any(meter.table is not None for meter in wanted.meters or ()):
         raise RequestRefused(
             "request.invalid",

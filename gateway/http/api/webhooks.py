@@ -29,7 +29,12 @@ async def list_webhooks(serving: Serving, asking: Admin) -> Page[WebhookDocument
     return Page[WebhookDocument](items=tuple(WebhookDocument(**_shown(one)) for one in found), next=None)
 
 
-@router.post("/v1/webhooks", summary="Add a webhook", status_code=status.HTTP_201_CREATED)
+@router.post(
+    "/v1/webhooks",
+    summary="Add a webhook",
+    status_code=status.HTTP_201_CREATED,
+    responses=problems("request.conflict"),
+)
 async def create_webhook(serving: Serving, asking: Admin, wanted: NewWebhook) -> WebhookCreated:
     """The secret is in this answer and nowhere else."""
     if asking.customer is not None and wanted.customer is None:

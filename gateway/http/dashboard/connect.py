@@ -32,6 +32,7 @@ from gateway.model.errors import RequestRefused
 from gateway.settings_base import IDENTIFIER
 from gateway.store.access import BrowserSession
 from gateway.store.connecting import StoredConnectLink
+from gateway.store.turns import work_for
 
 router = APIRouter(include_in_schema=False)
 
@@ -299,7 +300,8 @@ async def _progress(
     link: StoredConnectLink | None = None,
 ) -> Response:
     found = next(iter(await serving.reader.status([connection])), None)
-    if found is None:
+    described = await serving.reader.connections(connection_id=connection, limit=1)
+    if found is None or not described:
         raise RequestRefused("request.not_found", "There is no such connection.")
     initial = next(
         (stream for stream in found.streams if stream.phase == "initial" and stream.direction == "outbound"),
@@ -318,6 +320,7 @@ async def _progress(
         link=link,
         now=found,
         initial=initial,
+        has_meters=bool(described[0].meters),
         is_done=is_done,
         goes_on=goes_on,
         title=found.system if system is None else system.manifest.title,
@@ -326,7 +329,9 @@ async def _progress(
 
 
 async def _link(request: Request, serving: Services, secret: str) -> StoredConnectLink | None:
-    return await opened(request, secret, serving.connecting.look, kind="connect_link")
+    found = await opened(request, secret, serving.connecting.look, kind="connect_link")
+    work_for(None if found is None else found.customer)
+    return found
 
 
 async def _open_link(request: Request, serving: Services, secret: str) -> StoredConnectLink | None:

@@ -34,6 +34,7 @@ from gateway.model.access import Caller, Origin
 from gateway.model.connection import State
 from gateway.model.errors import RequestRefused
 from gateway.settings import CredentialSettings
+from gateway.store.turns import work_for
 
 router = APIRouter(include_in_schema=False)
 
@@ -170,7 +171,9 @@ async def _page(
 
 
 async def _look(request: Request, serving: Services, secret: str) -> ReconnectLink | None:
-    return await opened(request, secret, serving.reauthorization.look, kind="reconnect_link")
+    found = await opened(request, secret, serving.reauthorization.look, kind="reconnect_link")
+    work_for(None if found is None else found.stored.customer)
+    return found
 
 
 def _credentials(

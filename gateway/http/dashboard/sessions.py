@@ -20,6 +20,7 @@ from gateway.http.entrance import Entrance
 from gateway.http.services import Services
 from gateway.model.errors import FieldgateError, StoreError
 from gateway.store.access import SESSION_SECONDS, BrowserSession
+from gateway.store.turns import work_for
 
 log = structlog.get_logger(__name__)
 router = APIRouter(include_in_schema=False)
@@ -49,6 +50,7 @@ async def _session(request: Request, serving: Serving) -> BrowserSession:
         wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         raise LoginNeeded(quote(wanted if request.method == "GET" else "/", safe=""))
     request.state.session = found
+    work_for(found.principal.customer)
     return found
 
 
