@@ -44,7 +44,7 @@ LARGER_MODULES = {
 }
 """They may only become smaller. What is at MODULE_LINES leaves the list."""
 
-CODE_LINES = 57_317
+CODE_LINES = 58_167
 """Of gateway and connectors together. Whoever raises it says in the changelog, under "Size", what for."""
 
 
