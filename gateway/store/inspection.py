@@ -139,7 +139,7 @@ async def overdue(database: Database, *, before: date) -> list[Overdue]:
                 day=row["day"],
                 readers=[
                     reader["connection_id"]
-                    for reader in await connection.fetch(sql("partition_readers"), row["day"])
+                    for reader in await connection.fetch(sql("partition_readers"), row["day"], True)
                 ],
             )
             for row in rows[:MAX_OVERDUE]

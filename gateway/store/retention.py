@@ -119,11 +119,11 @@ async def tell_filling(database: Database, *, now: datetime, buffer: timedelta, 
 async def _drop(database: Database, parent: str, name: str, day: date, *, forced: bool) -> bool:
     """False for a day that is kept for somebody."""
     async with database.transaction() as connection:
-        readers = await _readers(connection, day)
+        readers = await _readers(connection, day, reaching_in=True)
         if not readers or forced:
             # whoever waits for the table waits behind us: for a moment only, an hour later it is tried again
             await connection.execute("set local lock_timeout = '1s'")
-            for reader in readers if parent == "telemetry" else ():
+            for reader in await _readers(connection, day) if parent == "telemetry" else ():
                 await _lose(connection, reader, day)
             if parent == "telemetry":
                 await connection.execute(sql("customer_days_drop"), day)
@@ -156,10 +156,13 @@ async def _note(connection: Connection, customers: list[str] | None, day: date) 
     await connection.execute(*filtered("telemetry_dropped_note", customers, day))
 
 
-async def _readers(connection: Connection, day: date) -> list[DayReader]:
+async def _readers(connection: Connection, day: date, *, reaching_in: bool = False) -> list[DayReader]:
+    """Who is not done with the day. `reaching_in`: nor with a later one, whose samples may be of windows that
+    begin in this one.
+    """
     return [
         DayReader(connection=row["connection_id"], customer=row["customer_id"])
-        for row in await connection.fetch(sql("partition_readers"), day)
+        for row in await connection.fetch(sql("partition_readers"), day, reaching_in)
     ]
 
 

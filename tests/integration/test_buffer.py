@@ -103,6 +103,25 @@ async def test_a_day_that_is_kept_keeps_those_after_it(database: Database) -> No
     assert await told(rig, "telemetry_dropped") == []
 
 
+@pytest.mark.parametrize("every", [Calendar(period="day", zone="Europe/Berlin"), 3 * DAY])
+async def test_a_day_stays_while_unread_samples_of_the_next_may_be_of_its_windows(
+    database: Database, every: Calendar | timedelta
+) -> None:
+    """A local day begins in the UTC day before, of which nobody need have sent anything."""
+    now = datetime.now(UTC)
+    connector = Scripted()
+    rule = MeterRule(device="d0", metric="t", meter="m", reduce="sum", every=every)
+    rig = await Rig(database, connector, rules=(rule,)).activate()
+    start = datetime.fromtimestamp((now - 14 * DAY).timestamp() // 259200 * 259200, UTC)
+    other = await Rig(database, name="globex-1", customer="globex", owner="replica-a").activate()
+    await other.store(("d0", start + HOUR, 1.0))  # so there is a partition of the day
+    await other.run()
+    await rig.store(("d0", start + DAY + HOUR, 2.0))
+    await retention.drop_expired(database, now=start + 11 * DAY, retention=10 * DAY, buffer=30 * DAY)
+    await rig.run()
+    assert [reading.value for reading in connector.taken] == [2.0]
+
+
 async def test_windows_of_a_dropped_day_go_with_it(database: Database) -> None:
     """Computed from what is left they would be wrong."""
     now = datetime.now(UTC)

@@ -1,5 +1,6 @@
--- $1 the day of a telemetry partition. Connections that still want something of that day or of one before it: history that is not walked, samples
--- that are not scanned, windows that are not delivered. Of one before it, for nothing is computed of what begins before a day that was dropped.
+-- $1 the day of a telemetry partition, $2 whether of a later day, too. Connections that still want something of that day or of one before it: history that is not
+-- walked, samples that are not scanned, windows that are not delivered. Of one before it, for nothing is computed of what begins before a day that was dropped.
+-- So with $2 they want it as well while they have not scanned samples of a later day whose window may begin in this one.
 select c.connection_id, c.customer_id
 from connection c
 where c.state <> 'disconnected' and (
@@ -7,8 +8,18 @@ where c.state <> 'disconnected' and (
               and s.initial_cursor < ($1::date + 1)::timestamptz)
     or exists (
         select from stream s
-        join customer_day d on d.customer_id = c.customer_id and d.day <= $1 and d.reaches > s.watermark
-        where s.connection_id = c.connection_id and s.phase = 'incremental' and exists (
+        join customer_day d on d.customer_id = c.customer_id and d.day <= $1::date + 366 and d.reaches > s.watermark
+        where s.connection_id = c.connection_id and s.phase = 'incremental' and (
+            d.day <= $1 or $2 and exists (
+                select from jsonb_array_elements(c.meters) rule
+                where case rule ->> 'every'  -- where the window of the day's first instant begins, at the earliest
+                          when 'day' then d.day::timestamptz - interval '25 hours'
+                          when 'shift' then d.day::timestamptz - interval '25 hours'
+                          when 'week' then d.day::timestamptz - interval '169 hours'
+                          when 'month' then d.day::timestamptz - interval '745 hours'
+                          else date_bin(in_seconds((rule ->> 'every')::float8), d.day::timestamptz, 'epoch') end < ($1::date + 1)::timestamptz
+            )
+        ) and exists (
             select from telemetry t
             where t.customer_id = c.customer_id and t.revision > s.watermark
               and t.ts >= d.day::timestamptz and t.ts < (d.day + 1)::timestamptz
