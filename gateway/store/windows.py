@@ -183,7 +183,7 @@ def _due(row: Record) -> DueWindow:
         unfit=made.unfit,
         is_beyond=bool(made.is_beyond),
         is_empty=computed is None,
-        noise=made.noise or 0.0,
+        noise=(made.noise or 0.0) if row["of_doubles"] else 0.0,
         doubt=row["doubt"],
         doubted=row["doubted"],
     )

@@ -287,7 +287,9 @@ async def test_a_window_without_samples_that_was_refused_can_be_tried_again(data
 async def test_numbers_are_added_as_people_add_them(
     database: Database, reduce: Reduce, values: tuple[float, ...], wanted: float, former: float, scale: float
 ) -> None:
-    """And what was delivered with the noise of doubles is left as it is, until a sample changes it."""
+    """And what an earlier version delivered with the noise of doubles is left as it is, until a sample changes
+    it. What this one delivered is corrected, however little differs.
+    """
     system = Scripted()
     arithmetic = Arithmetic(rollover=65536.0 if reduce == "delta" else None, scale=scale)
     if reduce in HELD:
@@ -298,7 +300,7 @@ async def test_numbers_are_added_as_people_add_them(
     await rig.run()
     assert await rig.delivered() == {("m", BASE): arithmetic.reading(wanted)}
     noisy = arithmetic.reading(former)
-    await rig.execute("update delivery set value = to_jsonb($1::float8)", noisy)
+    await rig.execute("update delivery set value = to_jsonb($1::float8), delivered_at = '2026-01-01'", noisy)
     await rig.execute(
         "insert into due_window (connection_id, meter, window_start, phase, closes_at)"
         " values ($1, 'm', $2, 'incremental', now())",
@@ -310,6 +312,20 @@ async def test_numbers_are_added_as_people_add_them(
     await rig.store(("d", BASE + HOUR / 2, values[-1] + 0.01))
     await rig.run()
     assert len(system.taken) == 2
+
+
+async def test_a_small_correction_of_a_large_sum_is_told(database: Database) -> None:
+    """The sum of a day has more digits than what was measured: none of them is noise."""
+    system = Scripted()
+    rule = MeterRule(device="d", metric="t", meter="m", reduce="sum", every=HOUR)
+    rig = await Rig(database, system, rules=(rule,)).activate()
+    await rig.store(*[("d", BASE + at * MINUTE / 60, 1_000_064.567123) for at in range(2999)])
+    await rig.run()
+    await rig.store(("d", BASE + HOUR / 2 + MINUTE / 120, 0.0005))
+    await rig.run()
+    first, second = (reading.value for reading in system.taken)
+    assert isinstance(first, float) and isinstance(second, float)
+    assert second - first == pytest.approx(0.0005, abs=1e-5)
 
 
 @pytest.mark.parametrize("reduce", ["mean", "sum", "delta"])

@@ -4,8 +4,8 @@
 -- system holds for the meter's window before it, and which that is.
 -- computed: null where the window has no sample. Else its value (null: none can be told, as for the first reading of a counter), a sample
 -- that cannot take part (a text where a number is needed, a number that a double does not hold or whose sum would leave it: of several
--- the first in the order of texts), whether the samples of a sum reach 2^53 together, where integers are lost, and, where the window was delivered, by how much
--- a value that adds may differ where doubles were added, as earlier versions did. Added are decimals, as they were sent: 0.1 and 0.2 are 0.3, in whatever order.
+-- the first in the order of texts), whether the samples of a sum reach 2^53 together, where integers are lost, and, where the window was delivered by
+-- an earlier version (of_doubles), by how much a value that adds may differ, since that one added doubles. Added are decimals, as they were sent: 0.1 and 0.2 are 0.3, in whatever order.
 -- A boolean is 0 or 1 for mean, min, max, sum and time_weighted_mean; a counter (delta) is never one. For run_time and cycles a number above
 -- the threshold is true. A number outside the limits of its meter is as good as not there, but a window that has nothing else is not empty:
 -- what the system holds for it is to be corrected.
@@ -74,7 +74,7 @@ select due.meter, due.window_start, due.mark, due.attempts, due.unit, due.deadba
                               end)
                               filter (where step.inside and step.prior is not null) as total,
                           (min(step.raw::text) filter (where step.inside and step.number is null))::jsonb as unfit,
-                          greatest(max(step.number) filter (where held.value is not null), -min(step.number) filter (where held.value is not null)) as highest,
+                          greatest(max(step.number) filter (where held.of_doubles), -min(step.number) filter (where held.of_doubles)) as highest,
                           count(*) as steps
                    from (
                        select seen.number, lag(seen.number) over (order by seen.ts) as prior, seen.inside, seen.raw
@@ -119,7 +119,7 @@ select due.meter, due.window_start, due.mark, due.attempts, due.unit, due.deadba
                from (
                    select sum(n.number) as total, nullif(count(n.number), 0) as numbers,
                           sum(abs(n.number)) filter (where due.reduce = 'sum') as absolute,
-                          greatest(max(n.number) filter (where held.value is not null), -min(n.number) filter (where held.value is not null)) as highest,
+                          greatest(max(n.number) filter (where held.of_doubles), -min(n.number) filter (where held.of_doubles)) as highest,
                           (min(n.raw::text) filter (where n.number is null))::jsonb as unfit
                    from (
                        select sample.raw, case when is_exact(sample.number) then sample.number end as number
@@ -171,11 +171,12 @@ select due.meter, due.window_start, due.mark, due.attempts, due.unit, due.deadba
         where q.connection_id = $1 and q.meter = due.meter and q.window_start = due.window_start) as doubt,
        (select q.value from delivery_doubt q
         where q.connection_id = $1 and q.meter = due.meter and q.window_start = due.window_start) as doubted,
-       held.value as delivered,
+       held.value as delivered, coalesce(held.of_doubles, false) as of_doubles,
        before.value as previous, before.window_start as previous_at
 from due
 left join lateral (
-    select d.value from delivery d where d.connection_id = $1 and d.meter = due.meter and d.window_start = due.window_start limit 1
+    select d.value, d.delivered_at < (select m.applied_at from migration m where m.name = '0053_decimals') as of_doubles
+    from delivery d where d.connection_id = $1 and d.meter = due.meter and d.window_start = due.window_start limit 1
 ) held on true
 left join lateral (
     select d.value, d.window_start from delivery d
