@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextvars import Context
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
@@ -35,7 +36,8 @@ class Gathering(Generic[K, V]):
         answer: asyncio.Future[V | None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(key, []).append(answer)
         if self._reading is None:
-            self._reading = asyncio.create_task(self._run(), name="gathered reads")
+            # for all who ask, and not a part of the first one's request
+            self._reading = asyncio.create_task(self._run(), name="gathered reads", context=Context())
         return await answer
 
     async def _run(self) -> None:

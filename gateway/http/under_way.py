@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway import clock
 from gateway.http.middleware import careful_headers
 from gateway.http.problem import MEDIA_TYPE, UNAVAILABLE_SECONDS, example
+from gateway.store.turns import begin_work
 
 AGAIN_SECONDS = 0.1
 """What is cancelled may wait once more on its way out, to give its session back to the pool."""
@@ -28,6 +29,7 @@ class UnderWay:
         """The application, with its requests known."""
 
         async def known(scope: Scope, receive: Receive, send: Send) -> None:
+            begin_work()
             task, request = asyncio.current_task(), _Pending(scope, send)
             assert task is not None
             self._requests[task] = request

@@ -14,6 +14,14 @@ _customer: ContextVar[str | None] = ContextVar("customer", default=None)
 _has_turn: ContextVar[bool] = ContextVar("has_turn", default=False)
 
 
+def begin_work() -> None:
+    """A request begins. It works for nobody yet, whoever the request before it on its connection worked for:
+    the server may begin one within the context of another.
+    """
+    _customer.set(None)
+    _has_turn.set(False)
+
+
 def work_for(customer: str | None) -> None:
     """What this task asks of the database from now on is for this customer (None: for nobody)."""
     _customer.set(customer)
@@ -44,5 +52,5 @@ class CustomerTurns:
         try:
             yield
         finally:
-            _has_turn.reset(marked)
             free.release()
+            _has_turn.reset(marked)

@@ -7,11 +7,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from benchmarks.servers import PATIENCE, patient
+from gateway.http.gathering import Gathering
 from gateway.http.server import STOP_SECONDS
+from gateway.http.under_way import UnderWay
+from gateway.store import turns
 from tests.fixtures.http_fakes import Well, serving
 
 MANY = 20
@@ -95,3 +101,30 @@ async def test_without_requests_it_stops_at_once() -> None:
         assert (await client.get("/healthz")).status_code == 200
         began = time.monotonic()
     assert time.monotonic() - began < 1 * PATIENCE
+
+
+async def test_a_request_works_for_nobody_until_it_says_for_whom() -> None:
+    """uvicorn begins a request that was sent behind another within the context of that one."""
+    seen: list[str | None] = []
+
+    async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        seen.append(turns._customer.get())
+
+    async def nothing(*_: Any) -> Any:
+        raise AssertionError("the application asks for nothing")
+
+    turns.work_for("acme")
+    await UnderWay().through(app)({"type": "http"}, nothing, nothing)
+    assert seen == [None]
+
+
+async def test_a_read_for_all_who_ask_works_for_none_of_them() -> None:
+    seen: list[str | None] = []
+
+    async def read(keys: Sequence[str]) -> dict[str, int]:
+        seen.append(turns._customer.get())
+        return dict.fromkeys(keys, 1)
+
+    turns.work_for("acme")
+    assert await Gathering(read).get("pump") == 1
+    assert seen == [None]
