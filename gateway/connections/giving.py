@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Mapping
 from datetime import datetime
 
 import orjson
@@ -97,27 +98,46 @@ class Giving:
     async def _same_generation(
         self, connection: Connection, locked: Locked, given: CredentialSettings, origin: Origin
     ) -> int | None:
-        """The generation that holds these very credentials already; None where it holds others. A refresh
-        token in two generations would be redeemed twice, which a server that rotates them takes for a theft.
+        """The generation that holds these very credentials already; None where none does. A refresh token in
+        two generations would be redeemed twice, which a server that rotates them takes for a theft: so what
+        is in use is looked at, too, while another waits to be verified.
 
         What was refused is tried again as a new generation; a refresh token only where it was itself refused.
         """
-        generation = locked.candidate or locked.generation
-        stored = await credentials.read(connection, connection_id=locked.connection, generation=generation)
-        if stored is None or (stored.type, stored.origin) != (given.type, origin):
-            return None
-        binding = credential_binding(locked.customer, locked.connection, generation)
+        newest = locked.candidate or locked.generation
+        for generation in dict.fromkeys((newest, locked.generation)):
+            stored = await credentials.read(
+                connection, connection_id=locked.connection, generation=generation
+            )
+            if stored is None or (stored.type, stored.origin) != (given.type, origin):
+                continue
+            held = self._values(locked.connection, locked.customer, stored)
+            if held is None or held != given.resolved():
+                continue
+            if "refresh_token" in held:
+                if await tokens.is_refused(connection, locked.connection, generation):
+                    return None
+                await credentials.end_at(
+                    connection,
+                    connection_id=locked.connection,
+                    generation=generation,
+                    expires_at=end_of(given),
+                )
+                return generation
+            if generation == newest:
+                anew = locked.state in NEEDS_CREDENTIAL or stored.expires_at != end_of(given)
+                return None if anew else generation
+        return None
+
+    def _values(
+        self, connection_id: str, customer: str, stored: SealedCredential
+    ) -> Mapping[str, str] | None:
+        """None where no key opens them any more."""
+        binding = credential_binding(customer, connection_id, stored.generation)
         try:
-            held = self._vault.open(stored.sealed, binding)
+            return self._vault.open(stored.sealed, binding)
         except SealBroken:
             return None
-        if held != given.resolved():
-            return None
-        if "refresh_token" in held:
-            anew = await tokens.is_refused(connection, locked.connection, generation)
-        else:
-            anew = locked.state in NEEDS_CREDENTIAL or stored.expires_at != end_of(given)
-        return None if anew else generation
 
     def digest(self, given: CredentialSettings) -> str:
         """Tells whether credentials are the ones that were given before, and nothing else about them."""

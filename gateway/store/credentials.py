@@ -76,6 +76,14 @@ async def add(
     await connection.execute(sql("credential_add"), connection_id, generation, type, sealed, ends_at, origin)
 
 
+async def end_at(
+    connection: Connection, *, connection_id: str, generation: int, expires_at: datetime | None
+) -> None:
+    """Within the caller's transaction: when the generation ends, as was said anew."""
+    ends_at = None if expires_at is None else bounds.instant(expires_at)
+    await connection.execute(sql("credential_end"), connection_id, generation, ends_at)
+
+
 async def read(connection: Connection, *, connection_id: str, generation: int) -> SealedCredential | None:
     """None where there is no such generation (any more)."""
     row = await connection.fetchrow(sql("credential_read"), connection_id, generation)

@@ -6,6 +6,7 @@ takes all of them for stolen.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,38 @@ async def test_a_refresh_token_is_not_redeemed_again_for_a_verification_that_is_
         await world.reaches("active")
     assert await generations(world) == (1, None, 1)
     assert (await server.lever())["families"] == 1
+
+
+async def test_a_refresh_token_in_use_is_given_again_while_another_waits(
+    database: Database, server: OAuthServer
+) -> None:
+    """Whoever takes back what was given last means the login that works."""
+    world, given = World(database, more_systems=SYSTEMS), await logged_in(server)
+    await world.service.create(http_json(server, given), CALLER)
+    async with world.living():
+        await world.reaches("active")
+    other = ConnectionPatch(credentials=await logged_in(server))
+    await world.service.change("acme-1", other, CALLER)  # nobody verifies it now
+    assert await generations(world) == (1, 2, 2)
+    await world.service.change("acme-1", ConnectionPatch(credentials=given), CALLER)
+    async with world.living():
+        await world.reaches("active")
+    assert await generations(world) == (1, None, 2)
+
+
+async def test_another_end_of_the_same_refresh_token_is_in_force(
+    database: Database, server: OAuthServer
+) -> None:
+    world, given = World(database, more_systems=SYSTEMS), await logged_in(server)
+    await world.service.create(http_json(server, given), CALLER)
+    end = datetime(2031, 1, 2, tzinfo=UTC)
+    async with world.living():
+        await world.reaches("active")
+        later = given.model_copy(update={"expires_at": end.isoformat()})
+        await world.service.change("acme-1", ConnectionPatch(credentials=later), CALLER)
+        await world.reaches("active")
+    rows = await world.rows("select generation, expires_at from credential")
+    assert [tuple(row.values()) for row in rows] == [(1, end)]
 
 
 async def test_a_refresh_token_that_the_server_refused_is_tried_again_when_it_is_given_again(

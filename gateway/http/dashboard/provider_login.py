@@ -106,12 +106,14 @@ async def end(request: Request, serving: Serving) -> Response:
         raise RequestRefused("auth.forbidden", "The identity provider asks for this, and no browser.")
     entrance: Entrance = request.app.state.mounted.entrance
     address = entrance.address(request.scope)
-    entrance.check_attempts(address, "")
     try:
         names = await serving.access.end_sessions(await logins.prove_logout(await _logout_token(request)))
     except ProviderAway:
         return _not_ended("temporarily_unavailable", "The provider cannot be asked for its keys now.")
     except LoginRefused as refused:
+        # not before: what others of the same address guessed keeps no good token waiting, and a provider asks
+        # only once
+        entrance.check_attempts(address, "")
         entrance.failed(address, "", kind="oidc")
         log.warning("http.logout_refused", reason=refused.reason, detail=refused.detail, address=address)
         return _not_ended("invalid_request", f"This is no logout token for this gateway: {refused.reason}.")
