@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Protocol, assert_never, cast
+from typing import assert_never, cast
 
 import structlog
 
 from gateway import clock, metrics, tracing
 from gateway.bulkhead import Fault
-from gateway.inbound.walk import Ask, InboundWalk, Prober, WalkPlan, WalkProgress
-from gateway.model.backoff import full_jitter, waiting
-from gateway.model.connection import IssueCode
+from gateway.inbound.failures import Failures, PullHealth
+from gateway.inbound.shown import ShownToPeople
+from gateway.inbound.walk import Ask, InboundWalk, WalkPlan, WalkProgress
 from gateway.model.errors import (
     BadConfiguration,
     ConnectorError,
-    PermissionDenied,
-    RateLimited,
     Unavailable,
 )
 from gateway.model.inbound import InboundStream, ListsKeys, ListsOpen
@@ -26,14 +23,13 @@ from gateway.model.operation import Operation
 from gateway.model.pressure import Pressure
 from gateway.model.record import Interval, halved, next_interval, next_slice
 from gateway.settings import RecordsSettings, SyncSettings
-from gateway.store import inbound, issues
+from gateway.store import inbound
 from gateway.store.inbound import Done, InboundClaim, InboundPosition, SystemClock
-from gateway.store.issues import NewIssue
 from gateway.store.pool import Database
 from gateway.store.troubles import Troubles
 from gateway.sync import runs
 from gateway.sync.link import ServedConnection
-from gateway.sync.runs import End, RunHealth
+from gateway.sync.runs import End
 
 log = structlog.get_logger(__name__)
 
@@ -45,14 +41,6 @@ MAX_HALVINGS = 10
 
 FAR_BACK = timedelta(days=1)
 """A clock that goes back further has to come nearer to ours: from there on everything would be read."""
-
-DENIED_BASE_SECONDS = 30.0
-DENIED_CAP_SECONDS = 3600.0
-"""What is not allowed is asked again more and more seldom, at least about once an hour."""
-
-
-class PullHealth(RunHealth, Prober, Protocol):
-    """What a run reports about the connection, and asks of it."""
 
 
 class InboundRunner:
@@ -74,8 +62,8 @@ class InboundRunner:
         self._settings = settings
         self._records = records
         self._health = health
-        self._troubles = troubles
-        self._public_url = public_url.rstrip("/")
+        self._shown = ShownToPeople(database, troubles, public_url=public_url, most=records.per_connection)
+        self._failures = Failures(settings, health, self._shown)
         self._pressure = pressure
 
     async def run(self, claim: InboundClaim, link: ServedConnection) -> None:
@@ -98,18 +86,18 @@ class InboundRunner:
         try:
             end = await self._worked(claim, link, stream, read)
         except ConnectorError as error:
-            end = await self._failed(claim, link, error, moved=read.pages > 0)
+            end = await self._failures.end(claim, link, error, moved=read.pages > 0)
         else:
             await self._health.succeeded(link, Operation.PULL)
-            await self._troubles.over(link.connection, _part(claim))
+            await self._shown.well(claim)
         tracing.add(outcome=end.state)
-        await self._ask_a_person(claim, read)
+        await self._shown.to_decide(claim, read)
         await self._finish(claim, link, end)
         self._count(claim, link, read)
 
     async def crashed(self, claim: InboundClaim, link: ServedConnection, fault: Fault) -> None:
         """Schedules a run that ended in a fault of our own like one that failed."""
-        await self._troubles.note(link.connection, _part(claim), fault.text)
+        await self._shown.fault(claim, fault)
         attempts = claim.attempts + 1
         wait = runs.seconds_after_fault(self._settings, attempts)
         end = End(state="failed", next_in_seconds=wait, attempts=attempts, error=fault.text)
@@ -292,102 +280,6 @@ class InboundRunner:
         again = link.pull_interval if walk.read.last.missing else link.reconcile
         return End(state="idle", next_in_seconds=again.total_seconds(), succeeded=True)
 
-    async def _failed(
-        self, claim: InboundClaim, link: ServedConnection, error: ConnectorError, *, moved: bool
-    ) -> End:
-        """A system's answer becomes a wait; what it means for the connection is its health's to say.
-
-        What is not allowed, or not there, is this stream's affair: another may be read, and readings
-        delivered.
-        """
-        attempts = 1 if moved else claim.attempts + 1
-        if isinstance(error, PermissionDenied | BadConfiguration):
-            await self._health.unused(link, Operation.PULL)
-            wait = full_jitter(
-                attempts,
-                rand=random.random(),
-                base_seconds=DENIED_BASE_SECONDS,
-                cap_seconds=DENIED_CAP_SECONDS,
-            )
-        else:
-            floor = await self._health.failed(link, error, attempts=attempts, operation=Operation.PULL)
-            wait = runs.seconds_to_retry(self._settings, error, attempts, at_least=floor)
-        if isinstance(error, RateLimited):
-            count = 1 if moved else claim.put_off + 1
-            wait = runs.seconds_when_put_off(self._settings, error, count)
-            await self._show(claim, link, error, wait)
-            return End(state="running", next_in_seconds=wait, attempts=claim.attempts, put_off=count)
-        await self._show(claim, link, error, wait)
-        log.warning(
-            "inbound.run_failed",
-            connection=claim.connection,
-            stream=claim.stream,
-            phase=claim.phase,
-            attempt=attempts,
-            error=type(error).__name__,
-            detail=str(error),
-            request_id=error.request_id,
-            retry_in_seconds=round(wait, 1),
-        )
-        return End(state="failed", next_in_seconds=wait, attempts=attempts, error=str(error))
-
-    async def _show(
-        self, claim: InboundClaim, link: ServedConnection, error: ConnectorError, wait: float
-    ) -> None:
-        """What the stream waits for, where the connection's state does not say so."""
-        until = clock.now() + timedelta(seconds=wait)
-        match error:
-            case PermissionDenied() | BadConfiguration():
-                said = f"stream {claim.stream} is not read: {error}"
-                await self._troubles.note(link.connection, _part(claim), said)
-            case Unavailable() if error.reference is not None:
-                await self._troubles.note(link.connection, _part(claim), str(error))
-            case RateLimited() | Unavailable() if error.retry_after is not None:
-                said = f"stream {claim.stream}: {waiting(error.retry_after, until=until)}"
-                await self._troubles.note(link.connection, _part(claim), said)
-            case _:
-                await self._troubles.over(link.connection, _part(claim))
-
-    async def _ask_a_person(self, claim: InboundClaim, read: WalkProgress) -> None:
-        """Opens an issue where more has vanished than a system loses by itself, or where there is no room;
-        and solves the first once nothing waits for anybody.
-        """
-        url = f"{self._public_url}/connections/{claim.connection}"
-        if read.refused:
-            limit = self._records.per_connection
-            await self._add_issue(
-                claim,
-                IssueCode.RECORDS_LIMIT,
-                f"{claim.connection} has more than {limit:,} records",
-                "Records beyond that are not kept; those that are there are still updated. Read fewer streams"
-                " (`sync.pull`) or raise `records.per_connection`, then run `fieldgate sync --full`: it reads"
-                " what was left out.",
-                url,
-            )
-        if read.last.vanished:
-            await self._add_issue(
-                claim,
-                IssueCode.RECORDS_VANISHED,
-                f"{read.last.vanished:,} of {read.last.alive:,} records of {claim.stream} are not at the"
-                " system any more",
-                "That is more than a fifth, so nothing was deleted here. Look at the system: is its user"
-                " allowed to see all of them? If they are gone, confirm it: `fieldgate sync"
-                f" {claim.connection} --stream {claim.stream} --confirm-deletions`.",
-                url,
-            )
-        elif read.completed_all and not await inbound.vanished(self._database, claim.connection):
-            async with self._database.connection() as connection:
-                await issues.solve_one(connection, claim.connection, IssueCode.RECORDS_VANISHED)
-
-    async def _add_issue(
-        self, claim: InboundClaim, code: IssueCode, title: str, instructions: str, url: str
-    ) -> None:
-        issue = NewIssue(
-            code=code, severity="warning", title=title, instructions=instructions, action_url=url
-        )
-        async with self._database.connection() as connection:
-            await issues.add(connection, claim.connection, issue)
-
     async def _finish(self, claim: InboundClaim, link: ServedConnection, end: End) -> None:
         await inbound.finish(
             self._database,
@@ -398,6 +290,7 @@ class InboundRunner:
             error=end.error,
             succeeded=end.succeeded,
             put_off=end.put_off,
+            is_asked_for=end.is_asked_for,
             event=runs.event_of(claim, end, {"stream": claim.stream, "phase": claim.phase}),
         )
         outcome = "completed" if end.error is None else "failed"
@@ -424,8 +317,3 @@ def _clock(asked_at: datetime | None, shown: datetime, read_to: datetime | None)
     if asked_at is None:
         return None
     return SystemClock(asked_at=asked_at, ahead=shown - asked_at, read_to=read_to)
-
-
-def _part(claim: InboundClaim) -> str:
-    """Of the troubles of a connection."""
-    return f"pull {claim.stream}"

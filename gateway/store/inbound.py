@@ -234,6 +234,7 @@ async def finish(
     error: str | None,
     succeeded: bool,
     put_off: int = 0,
+    is_asked_for: bool = False,
     event: NewEvent | None = None,
 ) -> None:
     """Schedules the next run, gives the lease back, and tells what changed since it was last told. One
@@ -242,7 +243,7 @@ async def finish(
     async with database.transaction() as connection:
         # the connection's row before the stream's, as every transition takes them
         await connection.execute(sql("connection_lock"), claim.connection)
-        how = (state, next_in_seconds, attempts, error, succeeded, put_off)
+        how = (state, next_in_seconds, attempts, error, succeeded, put_off, is_asked_for)
         row = await connection.fetchrow(sql("inbound_finish"), *claim.fenced, *how)
         if row is None:
             raise lost(claim)

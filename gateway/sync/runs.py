@@ -63,6 +63,9 @@ class End:
     error: str | None = None
     succeeded: bool = False
     put_off: int = 0
+    is_asked_for: bool = False
+    """The system asked for the wait."""
+
     waits: bool = False
     """Nothing was due but what is in doubt and must wait: what failed before still counts."""
 

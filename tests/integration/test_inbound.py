@@ -185,9 +185,10 @@ async def test_a_walk_goes_on_after_a_limit_of_the_rate_where_it_was(database: D
     assert source.requests.count("pull work_orders") == 4 and source.requests.count("now work_orders") == 1
 
 
+@pytest.mark.parametrize("refusal", [RateLimited, Unavailable])
 @pytest.mark.parametrize(("phase", "kind"), [("incremental", "pull"), ("reconcile", "keys")])
 async def test_a_walk_of_more_pages_than_a_system_gives_in_an_hour_comes_to_its_end(
-    database: Database, phase: Phase, kind: str
+    database: Database, phase: Phase, kind: str, refusal: type[RateLimited] | type[Unavailable]
 ) -> None:
     """However long it has us wait in mid-walk: begun again each time it would never end."""
     source = Source()
@@ -200,12 +201,12 @@ async def test_a_walk_of_more_pages_than_a_system_gives_in_an_hour_comes_to_its_
     for _ in range(5):
         source.faults = [
             *([None] * (3 if source.requests == [] else 2)),
-            RateLimited("enough", retry_after=3600),
+            refusal("enough", retry_after=3600),
         ]
         row = await rig.run(phase)
         if row["state"] == "idle":
             break
-        assert row["put_off"] == 1 and row["next_run_at"] > datetime.now(UTC) + 50 * MINUTE
+        assert row["next_run_at"] > datetime.now(UTC) + 50 * MINUTE
         # the hour passes
         await rig.execute("update inbound_stream set walk_at = walk_at - (next_run_at - now())")
     assert row["state"] == "idle"

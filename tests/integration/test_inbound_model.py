@@ -199,8 +199,9 @@ async def test_without_the_fence_a_sleeper_overwrites(
 ) -> None:
     """A listing has no times: what a replica that stood still brings late replaces what is newer."""
 
-    async def unfenced(connection: Connection, claim: InboundClaim) -> None:
+    async def unfenced(connection: Connection, claim: InboundClaim) -> bool:
         """Whoever it is."""
+        return True
 
     real = queries.sql("inbound_applied")
     bare = real.replace(

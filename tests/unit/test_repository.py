@@ -39,12 +39,7 @@ DOCUMENTS = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("
 MODULE_LINES, FUNCTION_LINES = 300, 50
 """Lines of code: what explains it does not count."""
 
-LARGER_MODULES = {
-    "gateway/inbound/run.py": 360,
-}
-"""They may only become smaller. What is at MODULE_LINES leaves the list."""
-
-CODE_LINES = 58_167
+CODE_LINES = 58_254
 """Of gateway and connectors together. Whoever raises it says in the changelog, under "Size", what for."""
 
 
@@ -92,7 +87,7 @@ def test_modules_and_functions_stay_small() -> None:
     too_long = []
     for path in SOURCES:
         name, lines = relative(path), code_lines(path)
-        if len(lines) > LARGER_MODULES.get(name, MODULE_LINES):
+        if len(lines) > MODULE_LINES:
             too_long.append(f"{name}: {len(lines)}")
         too_long += [
             f"{name}:{node.name}: {length}"
@@ -101,10 +96,6 @@ def test_modules_and_functions_stay_small() -> None:
             and (length := len(lines & {*range(node.lineno, (node.end_lineno or 0) + 1)})) > FUNCTION_LINES
         ]
     assert too_long == []
-
-
-def test_exceptions_of_size_are_still_needed() -> None:
-    assert all(len(code_lines(ROOT / name)) > MODULE_LINES for name in LARGER_MODULES)
 
 
 def test_the_code_does_not_grow_unnoticed() -> None:

@@ -1,5 +1,6 @@
 -- $1 customer, $2 connection, $3 stream, $4 phase, $5 fence, $6 state, $7 seconds to the next run, $8 attempts, $9 error, $10 whether the run succeeded,
--- $11 runs in a row that the system put off: a walk in hand is as fresh when it lets us go on as it is now, or one of more pages than it gives at once never ends.
+-- $11 runs in a row that the system put off, $12 whether it asked for the wait: then a walk in hand is as fresh at its end as it is now, or one of more pages
+-- than it gives at once never ends.
 -- Gives the lease back and schedules; no row when the lease was lost. What changed since it was last told is told, and counted from nothing again. The version
 -- of the status document rises when what it shows has changed.
 with before as (
@@ -8,7 +9,7 @@ with before as (
 ), finished as (
     update inbound_stream s
     set state = $6, next_run_at = now() + in_seconds($7), attempts = $8, last_error = $9, put_off = $11,
-        walk_at = case when $11 > 0 and s.walk_cursor is not null then now() + in_seconds($7) else s.walk_at end,
+        walk_at = case when $12 and s.walk_cursor is not null then now() + in_seconds($7) else s.walk_at end,
         last_success_at = case when $10 then now() else s.last_success_at end, lease_owner = null, lease_until = null,
         created = 0, modified = 0, deleted = 0, told_position = null
     where (s.customer_id, s.connection_id, s.stream, s.phase, s.fence) = ($1, $2, $3, $4, $5)
