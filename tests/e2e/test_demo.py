@@ -148,7 +148,7 @@ async def test_keys_work_on_a_terminal_and_leave_it_as_it_was(folder: Path) -> N
         )
         os.write(ours, b"k")
         await wait_until(
-            lambda: b"reauthorization_required" in shown,
+            lambda: b"reauthorization required" in shown,
             seconds=60,
             what="the screen shows that the key was refused",
         )
