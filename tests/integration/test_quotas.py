@@ -389,14 +389,16 @@ def test_a_reload_changes_the_quota_and_no_bucket() -> None:
     assert bounds.refusal("acme", 1, 32.0 + 2 * BURST_SECONDS) is None and not bounds.watched
 
 
+BEGIN = int(time.time() * 1000) - 600_000
+
+
 def many(samples: int, customer: str = "acme", *, topic: str = "{}/devices/d/telemetry") -> Message:
-    """One message of so many samples."""
-    begin = int(time.time() * 1000) - 600_000
+    """One message of so many samples, of which the first are always at the same instants."""
     items: list[dict[str, object]] = [
-        {"ts": begin + number, "metrics": {"n": 1}} for number in range(samples)
+        {"ts": BEGIN + number, "metrics": {"n": 1}} for number in range(samples)
     ]
     if topic.startswith("hub/"):
-        items = [{"ts": begin + number, "who": customer, "dev": "d", "n": 1} for number in range(samples)]
+        items = [{"ts": BEGIN + number, "who": customer, "dev": "d", "n": 1} for number in range(samples)]
     body: object = {"list": items} if topic.startswith("hub/") else items
     return topic.format(customer), json.dumps(body).encode(), next(_IDS), False
 

@@ -158,7 +158,7 @@ async def test_a_change_of_meters_while_it_ends_is_not_lost(
 
 
 async def test_a_change_of_meters_without_history_keeps_what_waits(database: Database) -> None:
-    rig = await Rig(database, lateness=7 * HOUR).activate()
+    rig = await Rig(database, lateness=DAY).activate()
     await rig.store(("d0", BASE, 1.0))
     await rig.run()
     assert len(await rig.due()) == 1
@@ -169,7 +169,7 @@ async def test_a_change_of_meters_without_history_keeps_what_waits(database: Dat
 
 
 async def test_a_meter_that_is_gone_takes_its_windows_with_it(database: Database) -> None:
-    rig = await Rig(database, lateness=7 * HOUR).activate()
+    rig = await Rig(database, lateness=DAY).activate()
     await rig.store(("d0", BASE, 1.0), ("d1", BASE, 1.0))
     await rig.run()
     await rig.change_rules(replace(ALL, device="d1"))

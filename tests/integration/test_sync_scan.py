@@ -15,7 +15,7 @@ from gateway.sync import scan
 from gateway.sync.scan import scan_slice
 from tests.fixtures import log
 from tests.fixtures.scripted import Scripted
-from tests.fixtures.sync_rig import BASE, CUSTOMER, HOUR, MINUTE, Rig, values
+from tests.fixtures.sync_rig import BASE, CUSTOMER, DAY, HOUR, MINUTE, Rig, values
 
 
 async def test_two_transactions_at_once_are_both_scanned(database: Database) -> None:
@@ -114,11 +114,11 @@ async def test_a_correction_is_delivered_again_and_an_equal_value_is_not(databas
 
 
 async def test_a_window_waits_for_its_end_and_the_lateness(database: Database) -> None:
-    rig = await Rig(database, lateness=7 * HOUR).activate()
+    rig = await Rig(database, lateness=DAY).activate()
     await rig.store(("d1", BASE, 1.0))
     await rig.run()
     (due,) = await rig.due()
-    assert due["closes_at"] == BASE + 15 * MINUTE + 7 * HOUR and await rig.delivered() == {}
+    assert due["closes_at"] == BASE + 15 * MINUTE + DAY and await rig.delivered() == {}
     await rig.execute("update due_window set closes_at = now()")
     await rig.run()
     assert await rig.delivered() == {("d1", BASE): 1}
@@ -126,7 +126,7 @@ async def test_a_window_waits_for_its_end_and_the_lateness(database: Database) -
 
 async def test_each_sample_is_a_reading_at_the_systems_resolution(database: Database) -> None:
     rule = MeterRule(device="*", metric="t", meter="{device}", reduce="each", every=timedelta(0))
-    rig = await Rig(database, rules=(rule,), lateness=7 * HOUR).activate()
+    rig = await Rig(database, rules=(rule,), lateness=DAY).activate()
     first = BASE + timedelta(microseconds=1)
     await rig.store(("d1", first, 1.0), ("d1", first + timedelta(microseconds=1), 2.0))
     await rig.run()

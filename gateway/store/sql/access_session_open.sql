@@ -1,5 +1,5 @@
--- $1 hash, $2 API token's id or null, $3 name, $4 role, $5 customer or null, $6 seconds that it lasts, $7 to $9 issuer, subject and session at the identity provider, or null,
--- $10 how many others one may have open. Sweeps what has expired, and those of the same person or program that were opened first.
+-- $1 hash, $2 API token's id or null, $3 name, $4 role, $5 customer or null, $6 seconds that it lasts, $7 issuer, $8 subject and
+-- $9 session at the identity provider, or null, $10 how many others one may have open. Sweeps what has expired, and those of the same person or program that were opened first.
 with swept as (
     delete from dashboard_session where expires_at < now()
 ), too_many as (
