@@ -66,7 +66,7 @@ def _machine(results: Mapping[str, Document]) -> list[str]:
 def _who(peers: Document) -> list[str]:
     lines = []
     for one in peers["consumers"].values():
-        texts = ", ".join(f"`benchmarks/beside/peers/{text}`" for text in one["texts"]) or "its defaults"
+        texts = ", ".join(f"`benchmarks/beside/peers/{text}`" for text in one["texts"])
         missing = one.get("missing")
         lines.append([one["title"], one.get("version", ""), one["package"], texts, f"**{missing}**" if missing else one["acknowledges"]])  # fmt: skip
     lines += [[name, "", "", "", f"**not measured**: {reason}"] for name, reason in peers["absent"].items()]

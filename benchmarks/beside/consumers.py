@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import yaml
+
 from benchmarks.daemon import Daemon
 from benchmarks.servers import end
 
@@ -180,7 +182,7 @@ def _module(program: str, module: str) -> str:
 
 
 class Ours:
-    """Fieldgate with its defaults."""
+    """Fieldgate, by the text in `peers/fieldgate.yaml`."""
 
     name = "fieldgate"
     title = "Fieldgate"
@@ -189,6 +191,7 @@ class Ours:
     count = "select count(*), count(distinct (device_id, ts)) from telemetry where ts > timestamptz 'epoch' + $1::bigint * interval '1 millisecond' and ts <= timestamptz 'epoch' + $2::bigint * interval '1 millisecond'"
     commits = "select pg_xact_commit_timestamp(xmin) as at, (extract(epoch from ts) * 1000)::bigint as sent from telemetry where ts > timestamptz 'epoch' + $1::bigint * interval '1 millisecond' and ts <= timestamptz 'epoch' + $2::bigint * interval '1 millisecond'"
     share = 1.0
+    texts = ("fieldgate.yaml",)
 
     def __init__(self, place: Place) -> None:
         self._daemon = Daemon(
@@ -196,6 +199,7 @@ class Ours:
             broker_url=f"mqtt://127.0.0.1:{place.broker_port}",
             dsn=place.dsn,
             logging={"level": "error"},
+            **yaml.safe_load((TEXTS / self.texts[0]).read_text()),
         )
 
     def start(self) -> None:

@@ -81,7 +81,7 @@ async def _consumers(stage: Stage, names: list[str], told: dict[str, dict[str, o
                 Place(broker_port=stage.broker.port, dsn=stage.dsns["fieldgate"], directory=stage.directory)
             )
             await ours.prepare()
-            told.setdefault(name, {}).update(title=ours.title, version=versions()["fieldgate"], texts=[], package="this repository", acknowledges="after its batch is committed")  # fmt: skip
+            told.setdefault(name, {}).update(title=ours.title, version=versions()["fieldgate"], texts=list(ours.texts), package="this repository", acknowledges="after its batch is committed")  # fmt: skip
             found.append(ours)
             continue
         peer = PEERS[name]
