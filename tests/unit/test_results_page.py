@@ -32,7 +32,7 @@ def test_ours_and_most_peers_were_put_through_every_trial() -> None:
 
 
 def test_every_configuration_is_a_text_of_the_repository() -> None:
-    named = {text for one in (Ours, *PEERS.values()) for text in one.texts}
+    named = {*Ours.texts, *(text for peer in PEERS.values() for text in peer.texts)}
     assert named == {path.name for path in TEXTS.iterdir() if path.is_file()}
 
 
