@@ -21,7 +21,7 @@ from gateway.configuration import load
 from gateway.credentials.vault import Vault
 from gateway.doctor import CHECKS, Doctor
 from gateway.doctor.examination import NO_DATABASE
-from gateway.http.documents import DoctorDocument
+from gateway.http.doctor_documents import DoctorDocument
 from gateway.model.diagnosis import Report, Severity
 from gateway.model.errors import ConfigError, StoreError
 from gateway.settings import Settings

@@ -141,9 +141,9 @@ async def _one(database: Database, service: Connections, work: PlannedWork, name
         try:
             await _once(service, work, name)
         except RequestRefused as error:
-            if error.code != "request.conflict":
+            if error.code != "request.conflict" or name not in work.declared:
                 raise
-            work = await prepare(database, service, list(work.declared.values()))
+            work = await prepare(database, service, [work.declared[name]])
         else:
             return
     await _once(service, work, name)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Unpack
+from weakref import WeakValueDictionary
 
 from gateway.configuration import DeclaredConnection, Faults, check
 from gateway.connections.building import ConnectedSystem
@@ -36,8 +37,8 @@ from gateway.settings import (
 from gateway.store.connections import Configuration, StoredConnection
 
 MANY = 200
-"""Meters. More of them take seconds to check: that is done beside the loop, of one connection after the
-other, and everybody else is answered meanwhile.
+"""Meters. More of them take seconds to check: that is done beside the loop, one connection after the other
+and of a customer one at a time, so that nobody waits for more than one of another's.
 """
 
 _beside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checking")
@@ -52,6 +53,8 @@ class Checking:
         self._systems = systems
         self.settings = settings
         self._screening = screening
+        self._large: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """By customer: held while a connection with many meters is checked."""
 
     async def new(
         self, wanted: ConnectionSettings, caller: Caller, *, credentials: bool
@@ -122,7 +125,8 @@ class Checking:
             if len(wanted.meters) <= MANY:
                 declared = work()
             else:
-                declared = await asyncio.get_running_loop().run_in_executor(_beside, work)
+                async with self._large.setdefault(wanted.customer, asyncio.Lock()):
+                    declared = await asyncio.get_running_loop().run_in_executor(_beside, work)
         except Faults as faults:
             raise RequestRefused("request.invalid", str(faults), connection=wanted.id) from faults
         if credentials:

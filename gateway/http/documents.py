@@ -1,5 +1,6 @@
-"""The bodies of `/v1`, as Pydantic models: the OpenAPI document is generated from them. Those of devices and
-messages are in modules beside this one; status documents are `gateway.events.documents`'.
+"""The bodies of `/v1`, as Pydantic models: the OpenAPI document is generated from them. Those of devices,
+messages, webhooks and the doctor are in modules beside this one; status documents are
+`gateway.events.documents`'.
 """
 
 from __future__ import annotations
@@ -13,8 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from gateway.configuration.schema import meter_as_given
 from gateway.events.documents import IssueDocument
 from gateway.model.connection import State
-from gateway.model.diagnosis import Report
-from gateway.model.event import EventType
 from gateway.model.verification import Verdict
 from gateway.settings import ConnectionSettings, CredentialSettings, Title
 from gateway.settings_base import Identifier, Section
@@ -369,90 +368,3 @@ class PublicIncident(Document):
     since: datetime
     closed_at: datetime | None
     state: str
-
-
-class NewWebhook(Section):
-    """An endpoint to be told. `customer` null: of every customer (unbound tokens only)."""
-
-    url: str = Field(
-        min_length=1,
-        max_length=2000,
-        pattern=r"^https?://\S+$",
-        examples=["https://hooks.example.com/fieldgate"],
-    )
-    events: tuple[EventType, ...] = Field((), description="Empty: every type.")
-    customer: Identifier | None = None
-
-
-class NewSecret(Document):
-    """What the next requests are signed with."""
-
-    secret: str = Field(examples=["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"])
-
-
-class WebhookDocument(Document):
-    """An endpoint. Its secret is shown once, when it is made."""
-
-    id: str
-    url: str
-    events: tuple[str, ...]
-    customer: str | None
-    created_at: datetime
-    pending: int = Field(0, description="Events that wait for it.")
-    failing_since: datetime | None = None
-    last_error: str | None = None
-    disabled_at: datetime | None
-    disabled_reason: str | None
-
-
-class WebhookCreated(WebhookDocument):
-    """With the secret that signatures are made with: keep it, it is not shown again."""
-
-    secret: str = Field(examples=["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"])
-
-
-class FindingDocument(Document):
-    """One thing that is not as it should be."""
-
-    severity: Literal["problem", "warning"] = Field(
-        description="problem: something does not work, or can be lost, now; warning: it will come to that."
-    )
-    what: str
-    where: str
-    advice: str = Field(description="What to do.")
-
-
-class CheckDocument(Document):
-    """A check that was made."""
-
-    check: str
-    findings: tuple[FindingDocument, ...]
-    unseen: tuple[str, ...] = Field(description="What could not be looked at from here, and why.")
-    made: bool = Field(description="False: nothing of it could be looked at.")
-
-
-class DoctorDocument(Document):
-    """Everything that was looked at."""
-
-    healthy: bool = Field(description="Nothing was found.")
-    at: datetime
-    seconds: float = Field(description="How long the look took.")
-    checks: tuple[CheckDocument, ...]
-
-    @classmethod
-    def of(cls, report: Report) -> DoctorDocument:
-        """The report as it is told."""
-        return cls(
-            healthy=report.is_healthy,
-            at=report.at,
-            seconds=round(report.seconds, 3),
-            checks=tuple(
-                CheckDocument(
-                    check=each.check,
-                    findings=tuple(FindingDocument.model_validate(found) for found in each.looked.findings),
-                    unseen=each.looked.unseen,
-                    made=each.looked.made,
-                )
-                for each in report.checks
-            ),
-        )

@@ -122,6 +122,18 @@ async def test_a_day_stays_while_unread_samples_of_the_next_may_be_of_its_window
     assert [reading.value for reading in connector.taken] == [2.0]
 
 
+async def test_a_meter_without_windows_stops_no_retention(database: Database) -> None:
+    """`reduce: each` may have `every: 0s`: of one customer it must not keep the days of all."""
+    now = datetime.now(UTC)
+    rule = MeterRule(device="d0", metric="t", meter="m", reduce="each", every=timedelta(0))
+    rig = await Rig(database, rules=(rule,)).activate()
+    await rig.store(("d0", now - 14 * DAY, 1.0))
+    await rig.run()
+    await rig.store(("d0", now - 12 * DAY, 2.0))
+    dropped = await retention.drop_expired(database, now=now, **KEPT)
+    assert [name for name in dropped if name.startswith("telemetry")] != []
+
+
 async def test_windows_of_a_dropped_day_go_with_it(database: Database) -> None:
     """Computed from what is left they would be wrong."""
     now = datetime.now(UTC)

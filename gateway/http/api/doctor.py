@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from gateway.http.auth import Operator, Serving
-from gateway.http.documents import DoctorDocument
+from gateway.http.doctor_documents import DoctorDocument
 from gateway.model.access import Principal
 from gateway.model.errors import RequestRefused
 

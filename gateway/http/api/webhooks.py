@@ -10,8 +10,9 @@ from fastapi import APIRouter, Path, Query, Response, status
 
 from gateway import clock
 from gateway.http.auth import Admin, Serving
-from gateway.http.documents import NewSecret, NewWebhook, Page, Replayed, WebhookCreated, WebhookDocument
+from gateway.http.documents import Page, Replayed
 from gateway.http.openapi import problems
+from gateway.http.webhook_documents import NewSecret, NewWebhook, WebhookCreated, WebhookDocument
 from gateway.model.errors import RequestRefused
 from gateway.settings_base import IDENTIFIER
 from gateway.store.webhooks import Endpoint

@@ -20,8 +20,8 @@ from gateway.http.dashboard.forms import own_form
 from gateway.http.dashboard.rendering import render
 from gateway.http.dashboard.sessions import LoggedIn
 from gateway.http.dashboard.sorting import sorting
-from gateway.http.documents import NewWebhook
 from gateway.http.services import Services
+from gateway.http.webhook_documents import NewWebhook
 from gateway.model.access import Role
 from gateway.model.errors import RequestRefused
 from gateway.model.event import EventType

@@ -12,12 +12,14 @@ where c.state <> 'disconnected' and (
         where s.connection_id = c.connection_id and s.phase = 'incremental' and (
             d.day <= $1 or $2 and exists (
                 select from jsonb_array_elements(c.meters) rule
-                where case rule ->> 'every'  -- where the window of the day's first instant begins, at the earliest
-                          when 'day' then d.day::timestamptz - interval '25 hours'
-                          when 'shift' then d.day::timestamptz - interval '25 hours'
-                          when 'week' then d.day::timestamptz - interval '169 hours'
-                          when 'month' then d.day::timestamptz - interval '745 hours'
-                          else date_bin(in_seconds((rule ->> 'every')::float8), d.day::timestamptz, 'epoch') end < ($1::date + 1)::timestamptz
+                -- where the window of the day's first instant begins, at the earliest; the lengths are those of Calendar.longest
+                where case jsonb_typeof(rule -> 'every')
+                          -- of `each`, which has no windows, it may be nothing
+                          when 'number' then date_bin(greatest(in_seconds((rule ->> 'every')::float8), interval '1 second'), d.day::timestamptz, 'epoch')
+                          else d.day::timestamptz - case when rule ->> 'every' in ('day', 'shift') then interval '25 hours'
+                                                         when rule ->> 'every' = 'week' then interval '169 hours'
+                                                         else interval '745 hours' end
+                      end < ($1::date + 1)::timestamptz
             )
         ) and exists (
             select from telemetry t
