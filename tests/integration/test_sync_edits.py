@@ -23,12 +23,12 @@ from gateway.model.meter import HELD, REDUCTIONS, MeterRule
 from gateway.model.outcome import Outcome
 from gateway.model.reading import Batch
 from gateway.model.sample import Value
-from gateway.settings import SyncSettings
 from gateway.store import streams
 from gateway.store.pool import Database
 from gateway.sync.link import READINGS
 from tests.fixtures.scripted import UPSERT, Keeper
 from tests.fixtures.sync_rig import BASE, DAY, HOUR, MINUTE, Rig
+from tests.integration.test_sync_model import SETTINGS, Killed
 from tests.property.test_calendar import boundaries
 from tests.property.test_reduce import Samples, reading, reduced, same, unusable
 
@@ -69,16 +69,6 @@ VALUES: tuple[Value, ...] = (
 DEVICES, METRICS, METERS = ("a", "b"), ("t", "u"), ("m0", "m1", "m2")
 PATTERNS = {"{device} all": ("*", "t"), "{device}/{metric}": ("*", "*"), "b {metric}": ("b", "?")}
 """By meter: devices and metrics."""
-SETTINGS = SyncSettings(
-    backoff_base=timedelta(milliseconds=1),
-    backoff_cap=timedelta(milliseconds=1),
-    unknown_wait=timedelta(0),
-    max_attempts=1_000,
-)
-
-
-class Killed(BaseException):
-    """A process that is gone."""
 
 
 @dataclass
