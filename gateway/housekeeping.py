@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
+from datetime import timedelta
 
 import structlog
 
@@ -35,23 +36,35 @@ def loops(
 
 
 async def _retain(settings: Settings, database: Database) -> None:
-    kept = settings.telemetry
-    buffer = kept.buffer or kept.retention
+    """Each part by itself: what stops one of them must not keep what the others would remove."""
     while True:
-        try:
-            for name in await retention.tell_filling(
-                database, now=clock.now(), buffer=buffer, public_url=settings.http.public_url
-            ):
-                log.warning("store.buffer_filling", connection=name)
-            for name in await retention.drop_expired(
-                database, now=clock.now(), retention=kept.retention, buffer=buffer
-            ):
-                log.info("store.partition_dropped", partition=name)
-            await sparkplug.forget(database, kept.retention)
-            await records.expire(database, now=clock.now(), retention=settings.records.deleted_retention)
-        except StoreError as error:
-            log.warning("store.retention_deferred", detail=str(error))
+        for part in (_tell_filling, _drop_expired, _forget):
+            try:
+                await part(settings, database)
+            except StoreError as error:
+                log.warning("store.retention_deferred", detail=str(error))
         await asyncio.sleep(RETENTION_SECONDS)
+
+
+async def _tell_filling(settings: Settings, database: Database) -> None:
+    buffer, url = _buffer(settings), settings.http.public_url
+    for name in await retention.tell_filling(database, now=clock.now(), buffer=buffer, public_url=url):
+        log.warning("store.buffer_filling", connection=name)
+
+
+async def _drop_expired(settings: Settings, database: Database) -> None:
+    kept, buffer = settings.telemetry.retention, _buffer(settings)
+    for name in await retention.drop_expired(database, now=clock.now(), retention=kept, buffer=buffer):
+        log.info("store.partition_dropped", partition=name)
+
+
+async def _forget(settings: Settings, database: Database) -> None:
+    await sparkplug.forget(database, settings.telemetry.retention)
+    await records.expire(database, now=clock.now(), retention=settings.records.deleted_retention)
+
+
+def _buffer(settings: Settings) -> timedelta:
+    return settings.telemetry.buffer or settings.telemetry.retention
 
 
 async def _trim(settings: Settings, database: Database) -> None:
