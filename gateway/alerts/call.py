@@ -80,10 +80,12 @@ class Calls:
         self._start_seconds = settings.lease.total_seconds() / 3
 
     async def some(self) -> bool:
-        """Makes the calls that are due; False where none is."""
+        """Makes the calls that are due; False where none is, or the connection may call no more."""
         async with self._database.connection() as connection:
             due = await store.due(connection, self._claim.connection, AT_ONCE)
         for alert in due:
+            if not await alert_streams.may_call(self._database, self._claim):
+                return False
             if alert.state in (AlertState.PENDING, AlertState.RAISING):
                 await self._raise(alert)
             else:

@@ -108,7 +108,8 @@ async def commit(
     LeaseLost.
 
     `resolved`: the intent of the batch goes in the same transaction. With `next_readings` the intent of these
-    takes its place, and is returned: they may be pushed when this has returned, and not much later.
+    takes its place, and is returned: they may be pushed when this has returned, and not much later. None, and
+    no intent, where the connection may not call its system any more.
     """
     if results.is_plain and (resolved or next_readings):
         return await _record(database, claim, results, next_readings, lease_seconds)
@@ -147,16 +148,13 @@ async def _record(
             [made.remote_id for made in delivered] + [None] * len(settled),
             [due.mark for due in gone],
             *following,
+            claim.trial,
         )
     except LeaseLost:
         raise streams.lost(claim) from None
     assert row is not None
     results.is_outdated = row["is_outdated"]
-    return (
-        None
-        if row["position"] is None
-        else Intent(position=row["position"], proved_monotonic=proved_monotonic)
-    )
+    return _intent(row["position"], proved_monotonic)
 
 
 async def _write(connection: Connection, claim: Claim, results: BatchResults) -> None:
@@ -204,15 +202,19 @@ async def _write(connection: Connection, claim: Claim, results: BatchResults) ->
 
 async def _record_intent(
     connection: Connection, claim: Claim, readings: Sequence[Reading], lease_seconds: float
-) -> Intent:
+) -> Intent | None:
     # before the proof: what we count from is never later than what it shows
     proved_monotonic = clock.monotonic()
-    position = await connection.fetchval(
-        sql("intent_record"), *claim.key, claim.fence, lease_seconds, *_columns(readings)
+    row = await connection.fetchrow(
+        sql("intent_record"), *claim.key, claim.fence, lease_seconds, *_columns(readings), claim.trial
     )
-    if position is None:
+    if row is None:
         raise streams.lost(claim)
-    return Intent(position=position, proved_monotonic=proved_monotonic)
+    return _intent(row["position"], proved_monotonic)
+
+
+def _intent(position: int | None, proved_monotonic: float) -> Intent | None:
+    return None if position is None else Intent(position=position, proved_monotonic=proved_monotonic)
 
 
 async def is_resolved(database: Database, claim: Claim) -> bool:

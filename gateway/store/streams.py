@@ -164,6 +164,12 @@ async def prove(connection: Connection, claim: Claim) -> None:
         raise lost(claim)
 
 
+async def may_call(database: Database, claim: Claim) -> bool:
+    """Whether the connection may call its system: somebody may have paused it since the claim."""
+    allowed: bool = await database.fetchval(sql("may_call"), claim.connection, claim.trial)
+    return allowed
+
+
 async def hold(connection: Connection, claim: Claim) -> None:
     """The first step of a transaction that writes windows. Raises LeaseLost.
 

@@ -27,13 +27,13 @@ from gateway.model.errors import (
 )
 from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected
 from gateway.model.reading import Batch, Reading, make_batch
-from gateway.store import deliveries, withheld
+from gateway.store import deliveries, streams, withheld
 from gateway.store.deliveries import BatchResults, Intent
 from gateway.store.pool import Database
 from gateway.store.streams import Claim, RunTally
 from gateway.sync.due_batches import NARROW_AFTER, DueBatches, Pair
 from gateway.sync.judge import delivered_from, judge
-from gateway.sync.link import ServedConnection
+from gateway.sync.link import CallsEnded, ServedConnection
 from gateway.sync.turns import Turns
 
 log = structlog.get_logger(__name__)
@@ -121,7 +121,8 @@ class Delivery:
     async def deliver_once(self) -> bool:
         """Computes and delivers up to `Turns.windows` closed windows; False when none is due.
 
-        Raises ConnectorError when the system could not serve a push; what was pushed before it is stored.
+        Raises ConnectorError when the system could not serve a push, and CallsEnded; what was pushed before
+        is stored.
         """
         if self._armed is None and not self._due and not await self._due.look():
             return False
@@ -185,8 +186,10 @@ class Delivery:
 
     async def _ask(self, pairs: Sequence[Pair]) -> Sequence[Pair]:
         """What must still be sent: the system was asked for what is in doubt, and shows another value or
-        none.
+        none. Raises CallsEnded.
         """
+        if not await streams.may_call(self._database, self._claim):
+            raise CallsEnded(self._claim.connection)
         self.called = True
         doubted = [reading for due, reading in pairs if due.doubt is not None]
         try:
@@ -250,7 +253,8 @@ class Delivery:
         await self._record(results, following=self._following())
 
     async def _ready(self, pairs: Sequence[Pair]) -> Batch:
-        """The batch, its intent committed and the lease shown to be ours a moment ago. Raises LeaseLost.
+        """The batch, its intent committed and the lease shown to be ours a moment ago. Raises LeaseLost and
+        CallsEnded.
 
         A process that was stopped for a while finds out here, right before the call. What slips between this
         and the system's door has an intent of this fence, which the next holder resolves.
@@ -259,7 +263,8 @@ class Delivery:
             if self._armed is None:
                 await self._record(BatchResults(), following=pairs)
             armed, self._armed = self._armed, None
-            assert armed is not None
+            if armed is None:
+                raise CallsEnded(self._claim.connection)
             if clock.monotonic() < armed.intent.proved_monotonic + self._lease_seconds * FRESH:
                 return armed.batch
         raise LeaseLost(

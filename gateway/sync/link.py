@@ -19,6 +19,12 @@ class MetersChanged(Exception):
     """
 
 
+class CallsEnded(Exception):
+    """The connection may not call its system any more, as one that somebody has paused since the run began:
+    what is stored stays, and nothing more is asked or sent.
+    """
+
+
 class MetersGrow(Exception):
     """There are meters to add: the transaction was rolled back, and is to begin again with the connection's
     row, as every change of a connection does.

@@ -22,7 +22,7 @@ from gateway.store import meters_made, streams
 from gateway.store.meters_made import WantedMeter
 from gateway.store.pool import Database
 from gateway.store.streams import Claim
-from gateway.sync.link import ServedConnection
+from gateway.sync.link import CallsEnded, ServedConnection
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +35,7 @@ AGAIN_SECONDS = 86400.0
 
 async def make(database: Database, claim: Claim, link: ServedConnection, *, timeout_seconds: float) -> int:
     """Asks for the meters that are due; how many were asked for. A meter that is refused waits for a day and
-    is shown. Raises ConnectorError where the system, and not one meter, is the matter.
+    is shown. Raises ConnectorError where the system, and not one meter, is the matter, and CallsEnded.
 
     Asking is idempotent: what a killed process had asked for is asked for again.
     """
@@ -48,6 +48,8 @@ async def make(database: Database, claim: Claim, link: ServedConnection, *, time
             if not due:
                 break
             for wanted in due:
+                if not await streams.may_call(database, claim):
+                    raise CallsEnded(claim.connection)
                 await _ask(database, claim, link, wanted, timeout_seconds)
                 asked += 1
     finally:

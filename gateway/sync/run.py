@@ -24,7 +24,7 @@ from gateway.store.troubles import Troubles
 from gateway.sync import initial, meters, runs
 from gateway.sync.deliver import Delivery
 from gateway.sync.due_batches import NARROW_AFTER
-from gateway.sync.link import MetersChanged, ServedConnection
+from gateway.sync.link import CallsEnded, MetersChanged, ServedConnection
 from gateway.sync.runs import End, RunHealth
 from gateway.sync.scan import scan_slice
 from gateway.sync.turns import Turns
@@ -37,7 +37,9 @@ their turn.
 """
 
 METERS_SECONDS = 1.0
-"""After a run whose rules were not those in force: links are built again and meters begun in that time."""
+"""After a run whose rules were not those in force, in which links are built again and meters begun; and after
+one whose connection may call no more, which is not claimed until it may.
+"""
 
 
 MANY_METERS = 2
@@ -112,7 +114,7 @@ class Runner:
         except StoreError:
             self._days.clear()  # it may be that what we know is gone: a dump that was restored
             raise
-        except MetersChanged:
+        except (MetersChanged, CallsEnded):
             await delivery.withdraw()
             await self._health.unused(link)
             end = End(state="running", next_in_seconds=METERS_SECONDS, attempts=claim.attempts)

@@ -1,9 +1,10 @@
 -- $1 connection, $2 name, $3 phase, $4 fence, $5 seconds for which the lease begins anew (0: it stays), $6 meters, $7 window starts, $8 values as JSON (null: there was nothing to tell),
--- $9 remote ids, $10 marks; $11 meters, $12 window starts and $13 values of the batch that is sent next, null where none is.
+-- $9 remote ids, $10 marks; $11 meters, $12 window starts and $13 values of the batch that is sent next, null where none is; $14 whether
+-- a connection that is blocked is tried. It is sent only while the connection may call its system: somebody may have paused it since the run began.
 -- What `commit` does for a batch of which nothing was refused or is in doubt, in one statement that is a transaction: a round trip and not ten.
 -- Each part waits for the one before, so that locks are taken in the one order of every transaction: streams' rows in share, windows in the order
 -- of their key, deliveries, and last the proof. Returns the position of the next
--- batch, and whether windows stay due because samples came for them meanwhile; raises FG001 when the lease is lost, which undoes everything.
+-- batch, null where none is sent, and whether windows stay due because samples came for them meanwhile; raises FG001 when the lease is lost, which undoes everything.
 with held as materialized (
     select true from stream where (connection_id, name, phase, fence) = ($1, $2, $3, $4) for key share
 ), given as materialized (
@@ -32,12 +33,16 @@ with held as materialized (
     update stream set lease_until = case when $5::float8 > 0 then clock_timestamp() + in_seconds($5) else lease_until end
     where (connection_id, name, phase, fence) = ($1, $2, $3, $4) and (select count(*) from made) >= 0
     returning true
+), sent as (
+    select true from proved
+    where $11::text[] is not null
+        and exists (select from connection where connection_id = $1 and (state in ('active', 'degraded') or (state = 'blocked' and $14)))
 ), removed as (
     delete from push_intent
-    where (connection_id, name, phase) = ($1, $2, $3) and $11::text[] is null and exists (select from proved)
+    where (connection_id, name, phase) = ($1, $2, $3) and not exists (select from sent) and exists (select from proved)
 ), clock as (
     insert into delivery_clock as last (connection_id, position)
-    select $1, (extract(epoch from clock_timestamp()) * 1000000)::bigint from proved where $11::text[] is not null
+    select $1, (extract(epoch from clock_timestamp()) * 1000000)::bigint from sent
     on conflict (connection_id) do update set position = greatest(last.position + 1, excluded.position)
     returning position
 ), armed as (
