@@ -2,14 +2,16 @@
 looking, with the overview of 5,000 connections open in 20 tabs, and with topics looked at live. `python -m
 benchmarks.pages_beside [--seconds N] [--rounds N]`
 
-A tab does what the page's script does: it holds `/live` and asks for the page every five seconds, or a second after it
-was told of a change; a topic's page is asked for every second. Phases are interleaved, so that growth is a ratio of the
-same minutes.
+A tab does what the page's script does: it holds `/live`, asks for the page when it is told of a change (once a second at
+most) or at the beat, and says what it shows already; a topic's page is asked for every second. Phases are interleaved, so
+that growth is a ratio of the same minutes. A second that something else takes from the machine decides the p99 of all of
+them alone: so the p99 of each window of five seconds is measured too, and the median of those is compared. How far two
+medians of the same are apart is told by those of the quiet windows, every other one against the rest (`noise`).
 
 Keys of the JSON document: `phases` by kind (`quiet`, `overview`, `topics`): `ack_seconds` {p50, p99, window_p99: the
-median of that of each round}, `page_seconds` {p50, p99} and `page_bytes` (none of `quiet`), `messages_per_second`,
-`cpu_share` (of a core, of both processes); `growth`: of each over quiet, of `ack_seconds`; `settings`, `machine`,
-`versions`.
+median of that of each window}, `page_seconds` {p50, p99} and `page_bytes` (none of `quiet`), `messages_per_second`,
+`cpu_share` (of a core, by `daemon`, `http` and `postgresql`); `growth`: of each over quiet, of `ack_seconds`, and
+`cpu_share_a_page`: what all three use more, for each page that is open; `noise`; `settings`, `machine`, `versions`.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ import uvloop
 from rich.console import Console
 
 from benchmarks.api import Program
-from benchmarks.daemon import Daemon, cpu_seconds
+from benchmarks.daemon import Daemon, cpu_seconds, processes, tree_seconds
 from benchmarks.mqtt import Publisher
 from benchmarks.records_beside import publish
 from benchmarks.report import machine, quantile, show, versions, write
@@ -44,9 +46,11 @@ from gateway.store.pool import Database
 CONNECTIONS = 5_000
 TABS = 20
 TOPICS = 4
-EVERY_SECONDS = 5.0
+SOONEST_SECONDS = 1.0
+WINDOW_SECONDS = 5.0
 SETTLE_SECONDS = 2.0
 KINDS = ("quiet", "overview", "topics")
+PAGES = {"overview": TABS, "topics": TOPICS}
 INSERT = """
 with customers as (insert into customer (customer_id) select 'c' || n from generate_series(1, 500) n)
 insert into connection (connection_id, customer_id, system, hosting, tier, state, declared_digest)
@@ -62,7 +66,7 @@ class Kind:
     pages: list[float] = field(default_factory=list)
     page_bytes: int = 0
     seconds: float = 0.0
-    cpu: float = 0.0
+    cpu: dict[str, float] = field(default_factory=dict)
 
     def document(self) -> dict[str, object]:
         """Its part of the report."""
@@ -79,36 +83,49 @@ class Kind:
             },
             **shown,
             "messages_per_second": round(len(every) / self.seconds, 1),
-            "cpu_share": round(self.cpu / self.seconds, 3),
+            "cpu_share": {name: round(spent / self.seconds, 4) for name, spent in self.cpu.items()},
         }
 
 
 async def look(client: httpx.AsyncClient, path: str, every: float, kind: Kind) -> None:
-    """A page that is open: asked for again and again."""
+    """A topic's page that is open: asked for again and again."""
     while True:
-        began = time.perf_counter()
-        answer = await client.get(path)
-        answer.raise_for_status()
-        kind.pages.append(time.perf_counter() - began)
-        kind.page_bytes = max(kind.page_bytes, len(answer.content))
+        await ask(client, path, kind, None)
         await asyncio.sleep(every)
 
 
-async def hold(client: httpx.AsyncClient) -> None:
-    """The line by which a page is told."""
+async def ask(client: httpx.AsyncClient, path: str, kind: Kind, shown: str | None) -> str | None:
+    """The tag of what the page shows now; `shown`: before."""
+    began = time.perf_counter()
+    tags = {} if shown is None else {"If-None-Match": shown}
+    answer = await client.get(path, headers={"Fieldgate-Live": "1", **tags})
+    if answer.status_code != httpx.codes.NOT_MODIFIED:
+        answer.raise_for_status()
+        kind.page_bytes = max(kind.page_bytes, len(answer.content))
+        shown = answer.headers.get("ETag")
+    kind.pages.append(time.perf_counter() - began)
+    return shown
+
+
+async def tab(client: httpx.AsyncClient, kind: Kind) -> None:
+    """An overview that is open."""
+    shown: str | None = None
     while True:
         with suppress(httpx.TransportError):
             async with client.stream("GET", "/live", timeout=None) as answer:
-                async for _ in answer.aiter_bytes():
-                    pass
+                began = time.perf_counter() - SOONEST_SECONDS
+                async for line in answer.aiter_lines():
+                    if line.startswith("event:"):
+                        await asyncio.sleep(began + SOONEST_SECONDS - time.perf_counter())
+                        began = time.perf_counter()
+                        shown = await ask(client, "/", kind, shown)
         await asyncio.sleep(1.0)
 
 
-async def open_pages(name: str, client: httpx.AsyncClient, kind: Kind) -> list[asyncio.Task[None]]:
+def open_pages(name: str, client: httpx.AsyncClient, kind: Kind) -> list[asyncio.Task[None]]:
     """The pages of a phase."""
     if name == "overview":
-        lines = [asyncio.create_task(hold(client)) for _ in range(TABS)]
-        return lines + [asyncio.create_task(look(client, "/", EVERY_SECONDS, kind)) for _ in range(TABS)]
+        return [asyncio.create_task(tab(client, kind)) for _ in range(TABS)]
     if name == "topics":
         paths = [
             "/topics?filter=%23",
@@ -118,8 +135,25 @@ async def open_pages(name: str, client: httpx.AsyncClient, kind: Kind) -> list[a
     return []
 
 
+def cpu(daemon: Daemon, postgres: Postgres) -> dict[str, float]:
+    """What each has used so far, in seconds."""
+    http = sum((cpu_seconds(pid) for pid in processes(daemon.pid)[1:]), 0.0)
+    return {
+        "daemon": cpu_seconds(daemon.pid) - http,
+        "http": http,
+        "postgresql": tree_seconds(postgres.pid),
+    }
+
+
 async def phases(
-    kinds: Mapping[str, Kind], *, rounds: int, seconds: float, daemon: Daemon, relay: Program, cookie: str
+    kinds: Mapping[str, Kind],
+    *,
+    rounds: int,
+    seconds: float,
+    daemon: Daemon,
+    postgres: Postgres,
+    relay: Program,
+    cookie: str,
 ) -> None:
     """All of them, one after another, so many times."""
     base = f"http://127.0.0.1:{daemon.port}"
@@ -130,14 +164,16 @@ async def phases(
         async with httpx.AsyncClient(
             base_url=base, cookies={"fieldgate_session": cookie}, timeout=30, limits=limits
         ) as client:
-            tasks = await open_pages(name, client, kind)
+            tasks = open_pages(name, client, kind)
             await asyncio.sleep(SETTLE_SECONDS)
             await _acks(relay)
-            began, cpu = time.perf_counter(), cpu_seconds(daemon.pid)
-            await asyncio.sleep(seconds)
-            kind.acks.append(await _acks(relay))
+            began, before = time.perf_counter(), cpu(daemon, postgres)
+            for _ in range(max(1, round(seconds / WINDOW_SECONDS))):
+                await asyncio.sleep(WINDOW_SECONDS)
+                kind.acks.append(await _acks(relay))
             kind.seconds += time.perf_counter() - began
-            kind.cpu += cpu_seconds(daemon.pid) - cpu
+            for part, spent in cpu(daemon, postgres).items():
+                kind.cpu[part] = kind.cpu.get(part, 0.0) + spent - before[part]
             for task in tasks:
                 if task.done():
                     task.result()
@@ -152,8 +188,8 @@ async def _acks(relay: Program) -> list[float]:
     return found
 
 
-async def run(*, rounds: int, seconds: float) -> dict[str, object]:
-    """Everything, on servers of its own."""
+async def run(*, rounds: int, seconds: float, root: Path | None = None) -> dict[str, object]:
+    """Everything, on servers of its own. `root`: of another checkout, whose gateway is measured."""
     directory, load = Path(tempfile.mkdtemp(prefix="fg-bench-")), os.getloadavg()
     broker, postgres = Mosquitto(directory / "broker", persistent=False), Postgres()
     kinds = {name: Kind() for name in KINDS}
@@ -168,7 +204,7 @@ async def run(*, rounds: int, seconds: float) -> dict[str, object]:
         relay = await Program.start("benchmarks.relay", str(broker.port))
         stack.push_async_callback(relay.end)
         address = f"mqtt://127.0.0.1:{await relay.hear()}"
-        daemon = Daemon(directory, broker_url=address, dsn=dsn, logging={"level": "warning"})
+        daemon = Daemon(directory, broker_url=address, dsn=dsn, root=root, logging={"level": "warning"})
         daemon.start()
         stack.push_async_callback(daemon.stop)
         await daemon.ready(60)
@@ -185,7 +221,13 @@ async def run(*, rounds: int, seconds: float) -> dict[str, object]:
         try:
             await asyncio.sleep(5)  # the first partitions and plans are no phase's
             await phases(
-                kinds, rounds=rounds, seconds=seconds, daemon=daemon, relay=relay, cookie=session.secret
+                kinds,
+                rounds=rounds,
+                seconds=seconds,
+                daemon=daemon,
+                postgres=postgres,
+                relay=relay,
+                cookie=session.secret,
             )
         finally:
             publishing.cancel()
@@ -193,7 +235,8 @@ async def run(*, rounds: int, seconds: float) -> dict[str, object]:
     found = {name: kind.document() for name, kind in kinds.items()}
     return {
         "phases": found,
-        "growth": {name: _growth(found[name], found["quiet"]) for name in KINDS[1:]},
+        "growth": {name: _growth(found[name], found["quiet"], pages) for name, pages in PAGES.items()},
+        "noise": _noise(kinds["quiet"].acks),
         "settings": {
             "connections": CONNECTIONS,
             "tabs": TABS,
@@ -206,11 +249,22 @@ async def run(*, rounds: int, seconds: float) -> dict[str, object]:
     }
 
 
-def _growth(more: Mapping[str, Any], less: Mapping[str, Any]) -> dict[str, float]:
+def _growth(more: Mapping[str, Any], less: Mapping[str, Any], pages: int) -> dict[str, float]:
+    spent = sum(more["cpu_share"].values()) - sum(less["cpu_share"].values())
     return {
-        which: round(more["ack_seconds"][which] / less["ack_seconds"][which], 3)
-        for which in less["ack_seconds"]
+        **{
+            which: round(more["ack_seconds"][which] / less["ack_seconds"][which], 3)
+            for which in less["ack_seconds"]
+        },
+        "cpu_share_a_page": round(spent / pages, 5),
     }
+
+
+def _noise(windows: list[list[float]]) -> float:
+    """The greater of two medians of the quiet windows' p99 over the other."""
+    every = [quantile(window, 0.99) for window in windows]
+    medians = sorted(statistics.median(part) for part in (every[::2], every[1::2]) if part)
+    return round(medians[-1] / medians[0], 3)
 
 
 def rows(found: Mapping[str, Any]) -> list[Mapping[str, str]]:
@@ -222,7 +276,8 @@ def rows(found: Mapping[str, Any]) -> list[Mapping[str, str]]:
             "times quiet": " / ".join(f"{found['growth'][name][which]:.2f}" for which in ("p50", "window_p99")) if name in found["growth"] else "",
             "a page, p50 / p99": f"{phase['page_seconds']['p50'] * 1000:.0f} / {phase['page_seconds']['p99'] * 1000:.0f} ms" if "page_seconds" in phase else "",
             "its size": f"{phase['page_bytes'] / 1000:.0f} kB" if "page_bytes" in phase else "",
-            "CPU": f"{phase['cpu_share']:.0%}",
+            "CPU, daemon / http / postgresql": " / ".join(f"{share:.1%}" for share in phase["cpu_share"].values()),
+            "more a page": f"{found['growth'][name]['cpu_share_a_page']:.3%}" if name in found["growth"] else "",
         }
         for name, phase in found["phases"].items()
     ]  # fmt: skip
@@ -231,12 +286,15 @@ def rows(found: Mapping[str, Any]) -> list[Mapping[str, str]]:
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of a phase")
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=15.0, help="of a phase")
+    parser.add_argument("--root", type=Path, help="another checkout, whose gateway is measured")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    found = uvloop.run(run(rounds=arguments.rounds, seconds=arguments.seconds))
-    show("Open pages beside telemetry", rows(found), Console())
+    found = uvloop.run(run(rounds=arguments.rounds, seconds=arguments.seconds, root=arguments.root))
+    console = Console()
+    show("Open pages beside telemetry", rows(found), console)
+    console.print(f"the same twice: {found['noise']:.2f}")
     write(arguments.json, found)
 
 

@@ -89,7 +89,7 @@ def _ask(cell: CellSettings, folder: Path) -> CellAnswer:
         found: list[Mapping[str, Any]] = []
         cursor: str | None = None
         for _ in range(MAX_PAGES):
-            query = {"limit": str(PAGE)} | ({} if cursor is None else {"cursor": cursor})
+            query = {"limit": str(PAGE), "rules": "false"} | ({} if cursor is None else {"cursor": cursor})
             page = _get(cell, token, "/v1/connections", query)
             found += page["items"]
             cursor = page["next"]

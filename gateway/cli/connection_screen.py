@@ -65,7 +65,7 @@ def _row(found: ConnectionStatus, now: datetime) -> tuple[Text | str, ...]:
         found.connection,
         found.customer,
         found.system,
-        screen.state(found.state),
+        Text.assemble(screen.state(found.state), (", catching up" if found.is_catching_up else "", "yellow")),
         screen.span(now - found.since),
         screen.span(found.lag_seconds) if found.lag_seconds else "-",
         str(found.pending),
@@ -90,6 +90,7 @@ def show_facts(console: Console, found: ConnectionStatus, now: datetime) -> None
             Text.assemble(
                 screen.state(found.state),
                 f" for {screen.span(now - found.since)}, since {screen.moment(found.since)}",
+                _catching_up(found),
             ),
         ),
         ("reason", Text(found.reason or "")),
@@ -113,6 +114,11 @@ def show_facts(console: Console, found: ConnectionStatus, now: datetime) -> None
         if text.plain:
             facts.add_row(f"  {name}", text)
     console.print(facts)
+
+
+def _catching_up(found: ConnectionStatus) -> Text:
+    late = f", catching up: the oldest reading is {screen.span(found.lag_seconds)} late"
+    return Text(late if found.is_catching_up else "", style="yellow")
 
 
 def _next_trial(found: ConnectionStatus) -> str:

@@ -90,8 +90,11 @@ async def _lines(scene: Scene, console: Console, log_file: str) -> None:
         console.print(f"{name:15}{address}", soft_wrap=True)
     for command in view.commands(scene):
         console.print(f"{'switch':15}{command}", soft_wrap=True)
-    origin, now = clock.monotonic(), None
+    origin, now, new_key = clock.monotonic(), None, None
     while True:
         now = await view.take(scene, elapsed_seconds=clock.monotonic() - origin, before=now)
+        if scene.cmms.new_key not in (None, new_key):
+            new_key = scene.cmms.new_key
+            console.print(f"{'new key':15}{new_key}", soft_wrap=True)
         console.print(view.line(now), soft_wrap=True)
         await asyncio.sleep(LINE_SECONDS)

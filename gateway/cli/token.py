@@ -101,8 +101,13 @@ def revoke(
 
     async def end(operator: Operator) -> None:
         known = [each for each in await access.tokens(operator.database) if each.revoked_at is None]
-        names = {name for each in known for name in (each.name, each.token_id)}
-        if token in names:
+        meant = [each for each in known if each.token_id == token] or [
+            each for each in known if each.name == token
+        ]
+        if len(meant) > 1:
+            ids = ", ".join(f"{each.token_id} ({each.customer or 'no customer'})" for each in meant)
+            raise RequestRefused("request.conflict", f"several tokens are named {token!r}; give an id: {ids}")
+        if meant:
             screen.agree(f"Revoke the token {token}? This cannot be undone.", yes=yes)
             if await access.revoke(operator.database, token):
                 return

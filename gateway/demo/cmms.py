@@ -65,6 +65,8 @@ class DemoCmms:
         acts.
         """
         self.api_key = api_key
+        self.new_key: str | None = None
+        """Issued while the key is revoked: in force from its first use on, or from `take_up_key`."""
         self.switches = Switches()
         self.requests: dict[str, int] = {}
         self._meters = DemoMeters()
@@ -129,6 +131,16 @@ class DemoCmms:
             await asyncio.sleep(busy_seconds / _MOMENTS)
             self.workshop.act(clock.now(), busy_seconds=busy_seconds)
 
+    def take_up_key(self) -> None:
+        """The new key is the key; nothing happens where there is none."""
+        if self.new_key is not None:
+            self.api_key, self.new_key, self.switches.revoke_key = self.new_key, None, False
+
+    def _admits(self, authorization: str | None) -> bool:
+        if self.new_key is not None and authorization == f"Bearer {self.new_key}":
+            self.take_up_key()
+        return not self.switches.revoke_key and authorization == f"Bearer {self.api_key}"
+
     def state(self) -> dict[str, object]:
         """Requests by route and status, readings and repeats of (meter, readingDate), and each meter's."""
         readings = {meter.name: sum(map(len, meter.readings.values())) for meter in self.meters.values()}
@@ -190,7 +202,7 @@ class DemoCmms:
             return json_answer(500, {"error": "Internal server error"})
         # MaintainX public API reference: authentication: bearer key; a key that is unknown or revoked gets
         # 401 with an empty body.
-        if self.switches.revoke_key or request.headers.get("authorization") != f"Bearer {self.api_key}":
+        if not self._admits(request.headers.get("authorization")):
             return Response(status_code=401)
         # MaintainX public API reference: rate limits: X-Rate-Limit-* on every response, -Reset in seconds to
         # wait; 429 with `error`.

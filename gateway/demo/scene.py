@@ -89,7 +89,11 @@ async def perform(
     meters = [f"{device} {metric}" for device in names for metric in METERS]
     async with (
         embedded(data_dir, log) as servers,
-        DemoCmms(meters=meters, api_key=_issue_key(folder), people_seconds=PEOPLE_SECONDS) as cmms,
+        DemoCmms(
+            meters=meters,
+            api_key=_write_key(folder, secrets.token_urlsafe(24)),
+            people_seconds=PEOPLE_SECONDS,
+        ) as cmms,
     ):
         address = f"127.0.0.1:{port_or_another(HTTP_PORT)}"
         _write_configuration(folder, servers, cmms, address)
@@ -159,13 +163,20 @@ async def _invite(scene: Scene) -> None:
 
 
 async def _issue_keys(cmms: DemoCmms, folder: Path) -> None:
-    """When the CMMS no longer revokes the key, the operator gets a new one and the gateway reads it."""
-    revoked = False
+    """While the CMMS refuses the key it has issued another, which the view shows: a person enters it by a
+    reconnect link, or the switch is turned back, and the operator's file has it and the gateway reads it.
+    """
+    written = cmms.api_key
     while True:
-        if revoked and not cmms.switches.revoke_key:
-            cmms.api_key = _issue_key(folder)
+        if cmms.switches.revoke_key:
+            cmms.new_key = cmms.new_key or secrets.token_urlsafe(24)
+        is_given_back = cmms.new_key is not None and not cmms.switches.revoke_key
+        if is_given_back:
+            cmms.take_up_key()
+        if cmms.api_key != written:
+            written = _write_key(folder, cmms.api_key)
+        if is_given_back:
             os.kill(os.getpid(), signal.SIGHUP)
-        revoked = cmms.switches.revoke_key
         await asyncio.sleep(POLL_SECONDS)
 
 
@@ -175,8 +186,7 @@ def _folder(data_dir: Path) -> Path:
     return folder
 
 
-def _issue_key(folder: Path) -> str:
-    key = secrets.token_urlsafe(24)
+def _write_key(folder: Path, key: str) -> str:
     path = folder / "cmms.key"
     path.touch(mode=0o600)
     path.write_text(key)

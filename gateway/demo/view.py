@@ -129,6 +129,9 @@ def screen(now: Snapshot, scene: Scene, *, log_file: str, height: int) -> Render
     where = _grid(overflow="fold")
     for name, address in addresses(scene, log_file=log_file)[1:]:
         where.add_row(name, address)
+    new_key = scene.cmms.new_key
+    if new_key is not None:
+        where.add_row("new key", Text(new_key, style="bold"))
     has_link = scene.dashboard.done()
     first = "dashboard (this link is good once)" if has_link else "dashboard"
     dashboard = scene.dashboard.result() if has_link else f"{scene.url}/"
@@ -140,7 +143,7 @@ def screen(now: Snapshot, scene: Scene, *, log_file: str, height: int) -> Render
         Panel(_link(now.connection), title=CONNECTION, border_style="dim"),
     )
     reason = "" if now.connection is None or now.connection.reason is None else now.connection.reason
-    rows = min(MAX_ROWS, height - 26 - bool(reason))
+    rows = min(MAX_ROWS, height - 26 - bool(reason) - (new_key is not None))
     return Group(
         # on a line of its own: in the panel it would be cut at 80 columns, and nobody could copy it
         Text(first, style="dim"),
@@ -180,6 +183,8 @@ def _link(connection: ConnectionStatus | None) -> RenderableType:
     grid.add_row(
         "state", Text(connection.state.replace("_", " "), style=STATE_STYLES.get(connection.state, ""))
     )
+    if connection.is_catching_up:
+        grid.add_row("", Text("catching up", style="yellow"))
     grid.add_row("since", f"{connection.since:%H:%M:%S} UTC")
     grid.add_row("lag", f"{connection.lag_seconds:.1f} s")
     grid.add_row("readings pending", f"{connection.pending}")

@@ -67,7 +67,8 @@ def guarded(app: FastAPI) -> ASGIApp:
     """The application as it is served: even an answer to a crash has an id and careful headers."""
     entrance: Entrance = app.state.mounted.entrance
     return StatusFastPath(
-        RequestIds(Hosts(BodyLimit(app), entrance), https=entrance.is_https), app.state.mounted
+        RequestIds(Hosts(BodyLimit(app), entrance), https=entrance.is_https, application=app),
+        app.state.mounted,
     )
 
 

@@ -164,8 +164,11 @@ AdministeredConnection = Annotated[AskedConnection, Depends(Of(Role.ADMIN))]
 
 
 def caller(request: Request, asking: Principal, *, kind: str = "token") -> Caller:
-    """Who is named in the audit."""
-    return Caller(name=f"{kind}:{asking.name}", request_id=request.state.request_id, origin=asking.origin)
+    """Who is named in the audit. With the customer of whoever is bound to one: another's may have the same
+    name.
+    """
+    name = asking.name if asking.customer is None else f"{asking.customer}/{asking.name}"
+    return Caller(name=f"{kind}:{name}", request_id=request.state.request_id, origin=asking.origin)
 
 
 def only_customer(asking: Principal, customer: str | None) -> str | None:

@@ -17,6 +17,7 @@ from gateway.model.connection import State
 from gateway.model.verification import Verdict
 from gateway.settings import ConnectionSettings, CredentialSettings, Title
 from gateway.settings_base import Identifier, Section
+from gateway.store.views import DescribedConnection
 
 ItemT = TypeVar("ItemT")
 
@@ -95,8 +96,8 @@ class Systems(Document):
     items: tuple[SystemDocument, ...]
 
 
-class ConnectionDocument(Document):
-    """A connection as it was asked for, and where it is. Credentials are never shown."""
+class _ConnectionFacts(Document):
+    """Without its rules, which may be thousands."""
 
     id: str = Field(validation_alias="connection")
     title: str | None = Field(None, description="Its name on pages.")
@@ -112,13 +113,20 @@ class ConnectionDocument(Document):
     managed_by: str
     settings: dict[str, object]
     sync: dict[str, object]
-    meters: tuple[dict[str, object], ...]
-    alerts: tuple[dict[str, object], ...] = ()
+    meter_rules: int = Field(description="How many `meters` has.")
+    alert_rules: int = Field(description="How many `alerts` has.")
     credential_type: str
     account: str | None
     created_at: datetime
     request_id: str | None
     issues: tuple[IssueDocument, ...]
+
+
+class ConnectionDocument(_ConnectionFacts):
+    """A connection as it was asked for, and where it is. Credentials are never shown."""
+
+    meters: tuple[dict[str, object], ...]
+    alerts: tuple[dict[str, object], ...] = ()
 
     @field_validator("meters", mode="before")
     @classmethod
@@ -127,6 +135,22 @@ class ConnectionDocument(Document):
         not a number whose unit nobody knows.
         """
         return [meter_as_given(meter) for meter in stored]
+
+
+class ListedConnectionDocument(_ConnectionFacts):
+    """A connection of a list. With `rules=false` it has no `meters` and `alerts`; the connection itself has
+    all of them.
+    """
+
+    meters: tuple[dict[str, object], ...] | None = None
+    alerts: tuple[dict[str, object], ...] | None = None
+
+    @classmethod
+    def of(cls, found: DescribedConnection, *, rules: bool) -> ListedConnectionDocument:
+        """As it was read, with or without its rules."""
+        whole = ConnectionDocument.model_validate(found)
+        shown = {name: getattr(whole, name) for name in cls.model_fields}
+        return cls.model_construct(**(shown if rules else {**shown, "meters": None, "alerts": None}))
 
 
 class RemoteMeterDocument(Document):

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import Context
 
+from gateway.http.shared import SharedParts
 from gateway.model.errors import RequestRefused, StoreError
 from gateway.store.notices import Notices
 from gateway.store.pool import Database
@@ -58,6 +59,10 @@ class Live:
         """Who has looked the longest comes first."""
         self._listening: asyncio.Task[None] | None = None
         self._is_leaving = False
+        self.changes = 0
+        """How often somebody was told."""
+
+        self.parts = SharedParts(lambda: self.changes)
 
     def has_room(self, customer: str | None) -> bool:
         """Whether one more of this customer may look."""
@@ -117,6 +122,7 @@ class Live:
                 await asyncio.sleep(TOGETHER_SECONDS)
                 changed, everything = notices.take(), notices.take_troubles()
                 owners = None if changed is None or everything else await self._owners(list(changed))
+                self.changes += 1  # before anybody is told: what they ask for then is of after it
                 for watcher in self._watchers:
                     if owners is None or watcher.customer is None or watcher.customer in owners:
                         watcher.tell()

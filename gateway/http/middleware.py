@@ -10,15 +10,15 @@ import re
 import secrets
 from collections.abc import Mapping
 
-import orjson
 import structlog
+from fastapi import FastAPI
 from starlette.datastructures import Headers
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import metrics, tracing
 from gateway.http.entrance import Entrance
-from gateway.http.problem import MEDIA_TYPE, example
+from gateway.http.problem import CODES, answer
 
 HEADER = "X-Request-ID"
 MAX_BODY_BYTES = 1 << 20
@@ -63,11 +63,12 @@ def careful_headers(headers: Mapping[str, str]) -> tuple[tuple[bytes, bytes], ..
 
 class RequestIds:
     """Gives every request an id (the caller's own, when it is a decent one), to the log lines and the
-    response; and the headers of `SECURITY`.
+    response; and the headers of `SECURITY`. `application`: whose pages tell a browser what is refused before
+    the application has it.
     """
 
-    def __init__(self, app: ASGIApp, *, https: bool) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, *, https: bool, application: FastAPI | None = None) -> None:
+        self._app, self._application = app, application
         self._headers = [*_SECURITY, _HSTS] if https else _SECURITY
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,6 +78,8 @@ class RequestIds:
             return
         identifier = request_id(Headers(scope=scope).get(HEADER, ""))
         scope.setdefault("state", {})["request_id"] = identifier
+        if self._application is not None:
+            scope["app"] = self._application
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -125,7 +128,7 @@ class Hosts:
                 "One Host header is needed, with a name of this gateway: the host of http.public_url, one of "
                 "http.allowed_hosts, or an IP address."
             )
-            await _refuse(scope, send, "request.misdirected", detail)
+            await _refuse(scope, receive, send, "request.misdirected", detail)
             return
         await self._app(scope, receive, send)
 
@@ -145,18 +148,18 @@ class BodyLimit:
             return
         declared = Headers(scope=scope).get("content-length", "0")
         if declared.isdecimal() and int(declared) > MAX_BODY_BYTES:
-            await _refuse(scope, send, "request.too_large")
+            await _refuse(scope, receive, send, "request.too_large")
             return
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 body = await _read(receive)
         except TimeoutError:
-            await _refuse(scope, send, "request.timeout")
+            await _refuse(scope, receive, send, "request.timeout")
             return
         except ClientDisconnect:
             return
         if body is None:
-            await _refuse(scope, send, "request.too_large")
+            await _refuse(scope, receive, send, "request.too_large")
             return
         given = False
 
@@ -184,10 +187,7 @@ async def _read(receive: Receive) -> bytes | None:
             return bytes(body)
 
 
-async def _refuse(scope: Scope, send: Send, code: str, detail: str | None = None) -> None:
-    problem = {**example(code), "request_id": scope["state"]["request_id"]}
-    if detail is not None:
-        problem["detail"] = detail
-    headers = [(b"content-type", MEDIA_TYPE.encode()), (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": problem["status"], "headers": headers})
-    await send({"type": "http.response.body", "body": orjson.dumps(problem)})
+async def _refuse(scope: Scope, receive: Receive, send: Send, code: str, detail: str | None = None) -> None:
+    refused = answer(Request(scope), code, f"{CODES[code].title}." if detail is None else detail)
+    refused.headers["Connection"] = "close"
+    await refused(scope, receive, send)

@@ -103,7 +103,9 @@ def answer(
     connection: str | None = None,
     retry_after: float | None = None,
 ) -> Response:
-    """A problem as a response: a page where a browser asked for one, else JSON."""
+    """A problem as a response: a page where a browser asked for one, else JSON. Whether the application has
+    begun with the request or not: what is refused before has no id of a session, only of the request.
+    """
     kind = CODES.get(code, _UNKNOWN)
     body = Problem(
         title=kind.title,
@@ -118,10 +120,13 @@ def answer(
     headers = {"Retry-After": str(math.ceil(retry_after))} if retry_after is not None else {}
     if kind.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="fieldgate"'
-    page: Callable[[Request, Problem], Response] | None = getattr(request.app.state, "problem_page", None)
+    application = request.scope.get("app")  # not there where even the middleware has not begun
+    page: Callable[[Request, Problem], Response] | None = (
+        None if application is None else getattr(application.state, "problem_page", None)
+    )
     if (
         page is not None
-        and not request.url.path.startswith("/v1/")
+        and not request.scope["path"].startswith("/v1/")
         and "text/html" in request.headers.get("accept", "")
     ):
         response = page(request, body)

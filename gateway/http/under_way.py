@@ -7,12 +7,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import orjson
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import clock
-from gateway.http.middleware import careful_headers
-from gateway.http.problem import MEDIA_TYPE, UNAVAILABLE_SECONDS, example
+from gateway.http.middleware import HEADER, careful_headers
+from gateway.http.problem import UNAVAILABLE_SECONDS, answer
 from gateway.store.turns import begin_work
 
 AGAIN_SECONDS = 0.1
@@ -81,19 +81,16 @@ class _Pending:
         if self._has_begun:
             return
         self.is_refused = True
-        problem = {
-            **example("gateway.overloaded"),
-            "detail": "Fieldgate stops before it could answer; try again.",
-            "request_id": self._scope.get("state", {}).get("request_id", ""),
-            "retry_after": UNAVAILABLE_SECONDS,
-        }
-        body = orjson.dumps(problem)
-        headers = {
-            "content-type": MEDIA_TYPE,
-            "content-length": str(len(body)),
-            "retry-after": f"{UNAVAILABLE_SECONDS:.0f}",
-            "cache-control": "no-store",
-            "connection": "close",
-        }
-        await self._send({"type": "http.response.start", "status": 503, "headers": careful_headers(headers)})
-        await self._send({"type": "http.response.body", "body": body})
+        self._scope.setdefault("state", {}).setdefault("request_id", "")
+        refused = answer(
+            Request(self._scope),
+            "gateway.overloaded",
+            "Fieldgate stops before it could answer; try again.",
+            retry_after=UNAVAILABLE_SECONDS,
+        )
+        identifier = self._scope["state"]["request_id"]
+        for name, value in {"Cache-Control": "no-store", "Connection": "close", HEADER: identifier}.items():
+            refused.headers[name] = value
+        headers = [*refused.raw_headers, *careful_headers({})]
+        await self._send({"type": "http.response.start", "status": refused.status_code, "headers": headers})
+        await self._send({"type": "http.response.body", "body": refused.body})

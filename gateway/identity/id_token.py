@@ -10,7 +10,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from joserfc import jwk, jws, jwt
@@ -121,9 +121,15 @@ def verified_logout(token: str, keys: KeySet, needs: TokenNeeds) -> ProvenLogout
         issuer=needs.issuer,
         subject=subject,
         sid=sid,
+        issued_at=issued_at(claims),
         token_id=token_id,
         void_at=needs.now + LOGOUT_LIFE + 2 * needs.skew,
     )
+
+
+def issued_at(claims: Mapping[str, Any]) -> datetime:
+    """By the provider's clock, of claims that were checked."""
+    return datetime.fromtimestamp(max(0, claims["iat"]), tz=UTC)
 
 
 def name_in(claims: Mapping[str, object], claim: str) -> str | None:

@@ -15,11 +15,12 @@ import hashlib
 import hmac
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from gateway import clock
 from gateway.credentials.vault import Binding, Vault
-from gateway.identity.id_token import TokenNeeds, name_in, verified, verified_logout
+from gateway.identity.id_token import TokenNeeds, issued_at, name_in, verified, verified_logout
 from gateway.identity.ports import IdentityRequests
 from gateway.identity.provider import CALL_SECONDS, Metadata, Provider
 from gateway.login_settings import OidcSettings
@@ -121,12 +122,13 @@ class Logins:
             raise LoginRefused(
                 "declined", "The login was not completed there. You can try again.", detail=_shown(error)
             )
-        claims, subject, sid = await self._claims(metadata, begun, code)
+        claims, named = await self._claims(metadata, begun, code)
         return ProvenLogin(
             principal=principal_of(claims, self._rules, issuer=self._issuer, known=self._customers()),
             issuer=self._issuer,
-            subject=subject,
-            sid=sid,
+            subject=str(named["sub"]),
+            sid=name_in(named, "sid"),
+            issued_at=issued_at(named),
             next_path=begun["next"],
             state=state,
             void_at=datetime.fromtimestamp(float(begun["until"]), tz=clock.now().tzinfo),
@@ -175,8 +177,8 @@ class Logins:
 
     async def _claims(
         self, metadata: Metadata, begun: Mapping[str, str], code: str
-    ) -> tuple[Mapping[str, object], str, str | None]:
-        """With the subject and the provider's session, which the ID token alone says."""
+    ) -> tuple[Mapping[str, object], Mapping[str, Any]]:
+        """With those of the ID token, which alone says the subject, the provider's session and the time."""
         answer = await self._redeemed(metadata, begun, code)
         token = answer.get("id_token")
         if not isinstance(token, str):
@@ -187,16 +189,15 @@ class Logins:
             metadata,
             lambda keys: verified(token, keys, self._needs(metadata), nonce=begun["nonce"]),
         )
-        subject, sid = str(claims["sub"]), name_in(claims, "sid")
         access_token = answer.get("access_token")
         if (
             metadata.claims_url is None
             or not isinstance(access_token, str)
             or not self._rules.missing(claims)
         ):
-            return claims, subject, sid
-        more = await self._more_claims(metadata.claims_url, access_token, subject)
-        return {**more, **claims}, subject, sid
+            return claims, claims
+        more = await self._more_claims(metadata.claims_url, access_token, str(claims["sub"]))
+        return {**more, **claims}, claims
 
     def _needs(self, metadata: Metadata) -> TokenNeeds:
         return TokenNeeds(

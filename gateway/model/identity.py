@@ -56,6 +56,8 @@ class ProvenLogin:
     issuer: str
     subject: str
     sid: str | None
+    issued_at: datetime
+    """By the provider's clock, when it vouched for them."""
     next_path: str
     state: str = field(repr=False)
     void_at: datetime
@@ -71,6 +73,8 @@ class ProvenLogout:
     issuer: str
     subject: str | None
     sid: str | None
+    issued_at: datetime
+    """By the provider's clock."""
     token_id: str
     void_at: datetime
 

@@ -45,6 +45,10 @@ LAGGING_SECONDS = 300.0
 """Nor is one well whose oldest closed window is older."""
 
 
+CATCHING_UP_SECONDS = 15.0
+"""From this lag on a stream that delivers is said to catch up: what just closed is delivered sooner."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """How far an initial sync has come. `fraction` (0 to 1) of the samples from `start` to `until`, as far as
@@ -160,3 +164,12 @@ class ConnectionStatus:
         """The worst of its streams of readings; 0 without any."""
         lags = (stream.lag_seconds for stream in self.streams if stream.direction == "outbound")
         return max(lags, default=0.0)
+
+    @property
+    def is_catching_up(self) -> bool:
+        """Whether readings that have waited go out: the connection works, and is not where it should be."""
+        return self.state in WORKED and any(
+            stream.lag_seconds >= CATCHING_UP_SECONDS and stream.state in ("running", "lagging")
+            for stream in self.streams
+            if stream.direction == "outbound"
+        )

@@ -13,7 +13,8 @@ from datetime import datetime, timedelta
 
 from gateway.model.access import Principal, Role
 from gateway.model.errors import RequestRefused
-from gateway.model.identity import ProvenLogin, ProvenLogout
+from gateway.model.identity import LOGIN_SECONDS as LOGIN_ATTEMPT_SECONDS
+from gateway.model.identity import LoginRefused, ProvenLogin, ProvenLogout
 from gateway.store.pool import Database
 from gateway.store.queries import filtered, sql
 
@@ -102,7 +103,7 @@ async def create(
     expires_at: datetime | None = None,
 ) -> NewToken:
     """A token that nobody can read again. Raises RequestRefused("request.conflict") while another of that
-    name is in use, and for a customer that has too many.
+    name is in use for the same customer, and for a customer that has too many.
     """
     if customer is not None and await database.fetchval(sql("access_token_count"), customer) >= MAX_TOKENS:
         raise RequestRefused(
@@ -146,7 +147,9 @@ async def tokens(database: Database) -> Sequence[Token]:
 
 
 async def revoke(database: Database, token: str) -> bool:
-    """Ends a token, by its id or name, and the sessions that came by it; False when there is none."""
+    """Ends a token, by its id or by a name that it alone has, and the sessions that came by it; False when
+    there is none.
+    """
     return await database.fetchval(sql("access_token_revoke"), token) is not None
 
 
@@ -202,10 +205,14 @@ async def redeem_login(database: Database, secret: str) -> BrowserSession | None
 
 async def finish_login(database: Database, login: ProvenLogin) -> BrowserSession | None:
     """One transaction: the login by an identity provider is finished and a session is open; None for a login
-    that was finished before.
+    that was finished before. Raises LoginRefused where the provider has logged out whom it vouched for.
     """
     principal = login.principal
     async with database.transaction() as connection:
+        await connection.execute(sql("access_login_lock"), login.issuer)
+        proven = (login.issuer, login.subject, login.sid, login.issued_at)
+        if await connection.fetchval(sql("access_login_ended"), *proven):
+            raise LoginRefused("logged_out", "You were logged out there meanwhile: begin again.")
         if await connection.fetchval(sql("access_login_finish"), hashed(login.state), login.void_at) is None:
             return None
         session = BrowserSession(principal=principal, secret=new_secret())
@@ -226,16 +233,20 @@ async def finish_login(database: Database, login: ProvenLogin) -> BrowserSession
 
 
 async def end_sessions(database: Database, logout: ProvenLogout) -> Sequence[str]:
-    """One transaction: the sessions that the provider has ended are over, and its word is used up. The names
-    of who was logged in; none where it came before, since they may be logged in again.
+    """One transaction: the sessions that the provider has ended are over, so are logins that are on their
+    way, and its word is used up. The names of who was logged in; none where it came before, since they may be
+    logged in again.
     """
     word = hashed(f"logout {logout.issuer} {logout.token_id}")
+    named = (logout.issuer, logout.subject, logout.sid)
     async with database.transaction() as connection:
+        await connection.execute(sql("access_login_lock"), logout.issuer)
         if await connection.fetchval(sql("access_login_finish"), word, logout.void_at) is None:
             return []
-        rows = await connection.fetch(
-            sql("access_session_end_proven"), logout.issuer, logout.subject, logout.sid
+        await connection.execute(
+            sql("access_logout_remember"), *named, logout.issued_at, LOGIN_ATTEMPT_SECONDS
         )
+        rows = await connection.fetch(sql("access_session_end_proven"), *named)
     return [row["name"] for row in rows]
 
 

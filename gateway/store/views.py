@@ -59,6 +59,8 @@ class DescribedConnection:
     sync: Mapping[str, object]
     meters: Sequence[Mapping[str, object]]
     alerts: Sequence[Mapping[str, object]] = ()
+    meter_rules: int
+    alert_rules: int = 0
     managed_by: str
     credential_type: str
     account: str | None
@@ -199,11 +201,14 @@ class Views:
         states: Sequence[State] | None = None,
         after: str = "",
         limit: int,
+        rules: bool = True,
     ) -> list[DescribedConnection]:
-        """Connections by id."""
+        """Connections by id. Without `rules` their meters and alerts, which may be thousands, are counted
+        only.
+        """
         async with self._database.connection() as connection:
             rows = await connection.fetch(
-                *filtered("view_connections", connection_id, customer, system, states, after, limit)
+                *filtered("view_connections", connection_id, customer, system, states, after, limit, rules)
             )
         issues: dict[str, list[Issue]] = {}
         for issue in await self.issues([row["connection_id"] for row in rows]):
@@ -393,5 +398,5 @@ def _refused(payload: bytes | None) -> dict[str, Any]:
 
 _PLAIN = (
     "system", "hosting", "tier", "reason", "since", "version", "managed_by", "credential_type", "account",
-    "price", "created_at", "request_id", "title", "meters_in_force",
+    "price", "created_at", "request_id", "title", "meters_in_force", "meter_rules", "alert_rules",
 )  # fmt: skip

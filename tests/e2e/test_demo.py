@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import aiomqtt
+import httpx
 import psutil
 import pytest
 
@@ -64,6 +65,20 @@ class Demo:
         ]
         return [event["to_state"] for event in events if event["event"] == "connection.state_changed"]
 
+    @property
+    def key_file(self) -> Path:
+        return self._folder / "config" / "cmms.key"
+
+    async def new_key(self) -> str:
+        """That the CMMS has issued, as it is shown."""
+
+        def shown() -> str | None:
+            found = re.findall(r"^new key +(\S{32})$", self.output, re.MULTILINE)
+            return found[-1] if found else None
+
+        await wait_until(lambda: shown() is not None, seconds=30, what="the new key is shown")
+        return shown() or ""
+
     async def switch(self, **switches: object) -> None:
         (url,) = set(re.findall(r"http://\S+/_control(?=\s)", self.output))
         request = urllib.request.Request(url, data=json.dumps(switches).encode())
@@ -100,8 +115,10 @@ async def test_readings_arrive_and_every_switch_has_its_effect(folder: Path) -> 
         await demo.reaches("reauthorization_required")
         stored = demo.last("stored")
         await wait_until(lambda: demo.last("stored") > stored, what="telemetry is stored meanwhile")
+        key = await demo.new_key()
         await demo.switch(revoke_key=False)
         await demo.reaches("active")
+        assert demo.key_file.read_text() == key, "what was shown is in force, by itself"
         await demo.delivers()
         servers = psutil.Process(demo.process.pid).children(recursive=True)
         assert {server.name() for server in servers} >= {"postgres", "mosquitto"}
@@ -112,6 +129,28 @@ async def test_readings_arrive_and_every_switch_has_its_effect(folder: Path) -> 
         assert not [
             server for server in servers if server.is_running() and server.status() != psutil.STATUS_ZOMBIE
         ]
+
+
+async def test_the_story_of_the_key_can_be_finished_by_hand(folder: Path) -> None:
+    """As a person does it who looks at the dashboard: a reconnect link, and the key that is shown."""
+    with running(folder) as demo:
+        await demo.delivers()
+        await demo.switch(revoke_key=True)
+        await demo.reaches("reauthorization_required")
+        key = await demo.new_key()
+        assert demo.key_file.read_text() != key
+        command = [sys.executable, "-m", "gateway", "connections", "reauthorize", "demo-cmms", "--json"]
+        config = ["--config", str(folder / "config" / "fieldgate.yaml")]
+        made = subprocess.run([*command, *config], capture_output=True, text=True, check=True, timeout=60)
+        link = json.loads(made.stdout)["url"]
+        async with httpx.AsyncClient(trust_env=False, headers={"Sec-Fetch-Site": "same-origin"}) as browser:
+            page = (await browser.get(link)).text
+            fields = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', page))
+            answer = await browser.post(link, data={**fields, "api_key": key}, follow_redirects=True)
+            assert answer.status_code == 200, answer.text
+        await demo.reaches("active")
+        await demo.delivers()
+        await wait_until(lambda: demo.key_file.read_text() == key, what="the file has it too")
 
 
 @pytest.mark.parametrize(("seconds", "code"), [("1", 1), ("11", 0)])

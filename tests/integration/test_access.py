@@ -90,6 +90,22 @@ async def test_names_are_unique_among_tokens_in_use(database: Database) -> None:
     ]
 
 
+async def test_a_name_that_another_customer_has_is_free(database: Database) -> None:
+    """Else who makes a token learns by it which names others have."""
+    made = [
+        await access.create(database, name="ci", role=Role.VIEWER, customer=customer)
+        for customer in ("acme", "globex", None)
+    ]
+    for customer in ("acme", None):
+        with pytest.raises(RequestRefused, match="in use"):
+            await access.create(database, name="ci", role=Role.VIEWER, customer=customer)
+    assert not await access.revoke(database, "ci"), "of several, none is meant"
+    assert await access.identify(database, made[0].token) is not None
+    assert await access.revoke(database, made[0].token_id) and await access.revoke(database, made[1].token_id)
+    assert await access.revoke(database, "ci"), "the only one that is left"
+    assert await access.identify(database, made[2].token) is None
+
+
 async def test_the_last_use_is_noted_coarsely(database: Database) -> None:
     made = await access.create(database, name="ci", role=Role.VIEWER)
     assert (await access.tokens(database))[0].last_used_at is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 from dataclasses import replace
 from datetime import time, timedelta
 from pathlib import Path
@@ -18,11 +19,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from gateway.cli import screen
-from gateway.cli.connection_screen import show_facts, show_streams
+from gateway.cli.connection_screen import show_facts, show_list, show_streams
 from gateway.cli.main import COMMANDS
 from gateway.configuration.schema import written
 from gateway.connections.transitions import asked
 from gateway.demo import view
+from gateway.events.documents import status_document
 from gateway.http.documents import ConnectionDocument
 from gateway.model.access import Caller, Role
 from gateway.model.arithmetic import Arithmetic
@@ -30,7 +32,7 @@ from gateway.model.calendar import Calendar
 from gateway.model.connection import State, Trigger
 from gateway.model.errors import ConfigError, RequestRefused
 from gateway.model.meter import REDUCTIONS, MeterRule, to_document
-from gateway.model.status import StreamStatus
+from gateway.model.status import ConnectionStatus, StreamStatus
 from gateway.settings import ConnectionPatch
 from gateway.settings_base import parse_duration
 from gateway.store import access
@@ -289,7 +291,7 @@ def demonstration(link: str) -> tuple[view.Snapshot, Any]:
         url="http://127.0.0.1:8080",
         folder=Path("/home/somebody/a/rather/long/path/to/the/clone/of/fieldgate/var/demo/config"),
         servers=SimpleNamespace(broker="mosquitto", broker_url="mqtt://127.0.0.1:1883"),
-        cmms=SimpleNamespace(switches=switches, control_url="http://127.0.0.1:40000/control"),
+        cmms=SimpleNamespace(switches=switches, new_key=None, control_url="http://127.0.0.1:40000/control"),
     )
     return now, scene
 
@@ -317,6 +319,53 @@ def test_the_demonstration_names_the_state_and_shows_no_table_without_a_row(heig
     text = output.getvalue()
     assert {"reauthorization", "required", said} <= {*text.split(), *map(str.strip, text.splitlines())}
     assert ("last readings" in text) is ("pump-01" in text)
+
+
+BEHIND = replace(
+    status(State.ACTIVE),
+    pending=1_204,
+    streams=(replace(status(State.ACTIVE).streams[0], state="lagging", lag_seconds=48.0),),
+)
+
+
+@pytest.mark.parametrize(
+    ("now", "is_said"),
+    [
+        (BEHIND, True),
+        (replace(BEHIND, streams=(replace(BEHIND.streams[0], state="running"),)), True),
+        (replace(BEHIND, streams=(replace(BEHIND.streams[0], state="idle"),)), False),
+        (replace(BEHIND, streams=(replace(BEHIND.streams[0], lag_seconds=4.0),)), False),
+        (replace(BEHIND, streams=(replace(BEHIND.streams[0], direction="inbound"),)), False),
+        (replace(BEHIND, state=State.PAUSED), False),
+    ],
+)
+def test_while_a_backlog_goes_out_lists_and_views_say_more_than_active(
+    now: ConnectionStatus, is_said: bool
+) -> None:
+    output = io.StringIO()
+    console = Console(file=output, width=160)
+    show_list(console, [now], {now.state: 1}, now.since)
+    show_facts(console, now, now.since)
+    snapshot, scene = demonstration("http://127.0.0.1:8080/login/x")
+    console.print(view.screen(replace(snapshot, connection=now), scene, log_file="/tmp/l", height=40))
+    assert output.getvalue().count("catching up") == (3 if is_said else 0)
+    assert ("the oldest reading is 48 s late" in output.getvalue()) is is_said
+    streams = status_document(now, now=now.since).model_dump()["streams"]
+    assert (streams[0]["state"], streams[0]["lag_seconds"]) == (
+        now.streams[0].state,
+        now.streams[0].lag_seconds,
+    )
+
+
+@pytest.mark.parametrize("height", [24, 40])
+def test_the_new_key_of_the_demonstration_is_whole(height: int) -> None:
+    now, scene = demonstration("http://127.0.0.1:8080/login/x")
+    scene.cmms.new_key = "k" * 32
+    output = io.StringIO()
+    console = Console(file=output, width=80, height=height)
+    console.print(view.screen(now, scene, log_file="/tmp/demo.log", height=height))
+    assert re.search(r"new key +k{32} ", output.getvalue())
+    assert len(output.getvalue().splitlines()) <= height
 
 
 @pytest.mark.parametrize("width", [60, 80, 132])

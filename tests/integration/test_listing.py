@@ -97,7 +97,7 @@ async def test_rows_that_come_and_go_between_pages_skip_nothing(database: Databa
 
 async def _rows(connection: Connection, name: str, *arguments: object) -> int:
     """How many rows its plan read of connections, whichever way."""
-    types = {"view_overview": "text, text, text[], bigint, text, text, bigint", "view_connections": "text, text, text, text[], text, bigint"}  # fmt: skip
+    types = {"view_overview": "text, text, text[], bigint, text, text, bigint", "view_connections": "text, text, text, text[], text, bigint, bool"}  # fmt: skip
     await connection.execute(f"prepare wanted({types[name]}) as {sql(name)}")
     written = ", ".join(
         "null" if each is None else f"array[{', '.join(repr(str(one)) for one in each)}]::text[]" if isinstance(each, list) else repr(each)
@@ -135,5 +135,5 @@ async def test_a_page_reads_no_more_than_it_shows(database: Database) -> None:
         assert await _rows(connection, "view_overview", None, "", states, 1, "", "", 101) <= 9 * 101
         assert await _rows(connection, "view_overview", "c0007", "", states, 1, "", "", 101) <= 9
         assert await _rows(connection, "view_overview", None, "", end, 1, "c0500", "n00500", 101) <= 101
-        assert await _rows(connection, "view_connections", None, None, None, None, "n03000", 51) <= 51
-        assert await _rows(connection, "view_connections", None, "c0007", None, None, "", 51) <= 5
+        assert await _rows(connection, "view_connections", None, None, None, None, "n03000", 51, True) <= 51
+        assert await _rows(connection, "view_connections", None, "c0007", None, None, "", 51, True) <= 5

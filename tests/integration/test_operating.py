@@ -459,6 +459,17 @@ def test_a_table_fits_its_terminal(width: int) -> None:
 # token
 
 
+def test_of_tokens_of_one_name_an_id_says_which_is_revoked(shell: Shell) -> None:
+    ids = {}
+    for whose in ("acme", "globex"):
+        made = shell.run("token", "create", "--role", "viewer", "--name", "ci", "--customer", whose, "--json")
+        ids[whose] = json.loads(made.stdout)["id"]
+    refused = str(shell.refused("token", "revoke", "ci", "--yes"))
+    assert all(f"{id_} ({whose})" in refused for whose, id_ in ids.items())
+    assert shell.run("token", "revoke", ids["acme"], "--yes").exit_code == 0
+    assert shell.run("token", "revoke", "ci", "--yes").exit_code == 0, "the only one that is left"
+
+
 def test_a_token_is_shown_once_listed_and_revoked(shell: Shell) -> None:
     assert "no tokens" in shell.run("token", "list").stdout
     made = shell.run(
@@ -475,7 +486,8 @@ def test_a_token_is_shown_once_listed_and_revoked(shell: Shell) -> None:
         None,
     )
     assert secret not in shell.run("token", "list").output
-    assert isinstance(shell.refused("token", "create", "--role", "viewer", "--name", "ci"), RequestRefused)
+    again = ("token", "create", "--role", "viewer", "--name", "ci", "--customer", "acme")
+    assert isinstance(shell.refused(*again), RequestRefused)
     assert shell.run("token", "revoke", "ci", "--yes").stdout == "ci is revoked\n"
     assert isinstance(shell.refused("token", "revoke", "ci", "--yes"), RequestRefused)
     assert isinstance(shell.refused("token", "create", "--role", "viewer", "--customer", "a/b"), ConfigError)

@@ -6,11 +6,13 @@ What the lies are: OpenID Connect Back-Channel Logout 1.0, 2.4 to 2.8.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
@@ -24,7 +26,7 @@ from gateway.http.entrance import MAX_FAILURES
 from gateway.identity.id_token import LOGOUT_EVENT
 from gateway.model.access import Principal, Role
 from gateway.model.errors import Unavailable
-from gateway.model.identity import ProvenLogin
+from gateway.model.identity import LOGIN_SECONDS, ProvenLogin, ProvenLogout
 from gateway.store import access
 from tests.fixtures.connection_rig import World
 from tests.fixtures.http_rig import served
@@ -40,6 +42,7 @@ from tests.integration.test_provider_login import (
     leave,
     oidc,
     real,
+    shown,
     visitor,
     without,
     world,
@@ -49,13 +52,22 @@ __all__ = ["real", "world"]  # the fixtures
 LOGOUT = "/login/oidc/backchannel-logout"
 
 
-async def enter(world: World, subject: str, sid: str | None, *, name: str, issuer: str = ISSUER) -> str:
+async def enter(
+    world: World,
+    subject: str,
+    sid: str | None,
+    *,
+    name: str,
+    issuer: str = ISSUER,
+    issued_at: datetime | None = None,
+) -> str:
     """Somebody is logged in; the secret of the session."""
     login = ProvenLogin(
         principal=Principal(name=name, role=Role.VIEWER, customer=name),
         issuer=issuer,
         subject=subject,
         sid=sid,
+        issued_at=issued_at or clock.now(),
         next_path="/",
         state=secrets.token_hex(8),
         void_at=clock.now() + timedelta(minutes=5),
@@ -178,6 +190,82 @@ async def test_a_token_that_comes_again_ends_no_session_that_began_since(world: 
         assert await logged_in(world) == ["jane-d", "john-c"]
         assert (await say(client, told(forger, sub="jane-1"))).status_code == 200
     assert await logged_in(world) == ["john-c"]
+
+
+@pytest.mark.parametrize("values", [{"sub": "jane-1"}, {"sid": "s"}, {"sub": "jane-1", "sid": "s"}], ids=str)
+async def test_a_login_on_its_way_begins_no_session_after_the_logout(
+    world: World, values: Mapping[str, Any]
+) -> None:
+    forger = Forger()
+    async with visitor(world, forger, oidc()) as client:
+        state = await leave(client, forger)
+        forger.forge = changed(sid="s", iat=ago(10))
+        assert (await say(client, told(Forger(), **values, iat=ago(5)))).status_code == 200
+        with capture_logs() as said:
+            refused = await come_back(client, state)
+        assert refused.status_code == 403 and "logged out there meanwhile" in shown(refused)
+        assert [one["reason"] for one in said if one["event"] == "http.login_refused"] == ["logged_out"]
+        assert await logged_in(world) == []
+        state = await leave(client, forger)
+        forger.forge = changed(sid="s", iat=ago(0))
+        assert (await come_back(client, state)).status_code == 200, "who logs in again is let in"
+
+
+@pytest.mark.parametrize(
+    "logout",
+    [
+        {"subject": "john-2"},
+        {"sid": "other"},
+        {"subject": "jane-1", "sid": "other"},
+        {"issuer": "https://other.example"},
+    ],
+    ids=str,
+)
+async def test_a_logout_of_others_keeps_nobody_out(world: World, logout: Mapping[str, Any]) -> None:
+    at = clock.now()
+    values = {"issuer": ISSUER, "subject": None, "sid": None, **logout}
+    if "issuer" in logout:
+        values["subject"] = "jane-1"
+    await access.end_sessions(
+        world.database, ProvenLogout(**values, issued_at=at, token_id="x", void_at=at + timedelta(days=1))
+    )
+    await enter(world, "jane-1", "s", name="jane", issued_at=at - timedelta(seconds=1))
+    assert await logged_in(world) == ["jane"]
+
+
+async def test_a_logout_is_remembered_for_as_long_as_a_login_may_take(world: World) -> None:
+    at = clock.now()
+    early = ProvenLogout(
+        issuer=ISSUER, subject="jane-1", sid=None, issued_at=at, token_id="x", void_at=at + timedelta(days=1)
+    )
+    await access.end_sessions(world.database, early)
+    [[left]] = [row.values() for row in await world.rows("select void_at - now() from finished_logout")]
+    assert timedelta(seconds=LOGIN_SECONDS - 60) < left <= timedelta(seconds=LOGIN_SECONDS)
+    await world.execute("update finished_logout set void_at = now() - interval '1 s'")
+    await enter(world, "jane-1", "s", name="jane", issued_at=at)
+    await access.end_sessions(world.database, replace(early, subject="john-2", token_id="y"))
+    assert len(await world.rows("select 1 from finished_logout")) == 1, "the old one is swept"
+
+
+async def test_a_login_and_a_logout_at_the_same_moment_leave_no_session(world: World) -> None:
+    """Whichever comes first: the login is refused, or its session ends."""
+    for number in range(20):
+        at = clock.now()
+        logout = ProvenLogout(
+            issuer=ISSUER,
+            subject="jane-1",
+            sid=None,
+            issued_at=at,
+            token_id=str(number),
+            void_at=at + timedelta(days=1),
+        )
+        await asyncio.gather(
+            enter(world, "jane-1", "s", name="jane", issued_at=at - timedelta(seconds=1)),
+            access.end_sessions(world.database, logout),
+            return_exceptions=True,
+        )
+        assert await logged_in(world) == []
+        await world.execute("delete from finished_logout")
 
 
 def typed(kind: str) -> Callable[[Forger, dict[str, Any]], str]:

@@ -184,3 +184,20 @@ def test_on_a_terminal_an_installation_shows_that_it_goes_on(tmp_path: Path) -> 
     assert "--quiet" not in made_by(tmp_path, terminal=True)
     quiet = made_by(tmp_path, terminal=False).splitlines()
     assert len(quiet) == 2 and all("--quiet" in line for line in quiet)
+
+
+def test_a_virtual_environment_is_moved_to_no_other_place() -> None:
+    """Its commands name the interpreter by its path."""
+    page = (DOCS / "upgrade.md").read_text()
+    made = set(re.findall(r"python3 -m venv (\S+)", page))
+    assert {"/opt/fieldgate", "/opt/fieldgate-next"} <= made
+    moved = re.findall(r"\bmv (\S+) (\S+)", page)
+    assert moved and all(source.startswith("/opt/fieldgate") for source, _ in moved)
+    assert not [pair for pair in moved if pair[0] == "/opt/fieldgate-next"]
+
+
+def test_nginx_takes_what_the_page_says() -> None:
+    """`large_client_header_buffers` is of a server, and `http2 on` of versions that few have."""
+    [block] = re.findall(r"^```nginx\n(.*?)^```", (DOCS / "proxies.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert "large_client_header_buffers" in block and "http2 on" not in block
+    assert not re.search(r"location[^{]*\{[^}]*large_client_header_buffers", block)

@@ -27,7 +27,7 @@ from gateway.model.alert_life import AlertState
 from gateway.model.connection import State
 from gateway.model.errors import RequestRefused, StoreRejected, StoreUnavailable, Unavailable
 from gateway.model.exchange import RemoteMeter
-from tests.fixtures.http_fakes import NOW, World, alert_of, status_of, world
+from tests.fixtures.http_fakes import NOW, World, alert_of, described, status_of, world
 
 NEEDS = {
     "list_systems": Role.VIEWER,
@@ -364,6 +364,21 @@ async def test_meters_of_a_request_are_bounded() -> None:
         for count, status in ((5_000, 200), (5_001, 422)):
             answer = await client.patch("/v1/connections/acme-2", json={"meters": [rule] * count})
             assert answer.status_code == status, answer.text
+
+
+async def test_a_list_can_leave_the_rules_out_and_says_how_many_there_are() -> None:
+    made = world()
+    rules = [{"device": f"d{n}", "metric": "t", "meter": f"m{n}"} for n in range(3)]
+    made.reader.put(described("acme-2", "acme", meters=rules, alerts=[{"id": "hot"}]))
+    async with made.client("viewer") as client:
+        whole = (await client.get("/v1/connections")).json()["items"]
+        compact = (await client.get("/v1/connections", params={"rules": "false"})).json()["items"]
+        one = (await client.get("/v1/connections/acme-2")).json()
+    assert [item["id"] for item in whole] == [item["id"] for item in compact]
+    [shown], [short] = [[item for item in items if item["id"] == "acme-2"] for items in (whole, compact)]
+    assert shown == one and [rule["meter"] for rule in one["meters"]] == ["m0", "m1", "m2"]
+    assert short == {**one, "meters": None, "alerts": None}
+    assert (short["meter_rules"], short["alert_rules"]) == (3, 1)
 
 
 async def test_a_system_is_asked_for_its_meters_once_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from benchmarks.servers import patient
 from gateway import metrics
 from gateway.http import entrance as rules
 from gateway.http import protocol
-from gateway.http.middleware import BodyLimit
+from gateway.http.middleware import MAX_BODY_BYTES, BodyLimit
 from gateway.model.attempts import Attempts
 from gateway.processes.readiness import Readiness
 from gateway.settings import HttpSettings
@@ -132,6 +132,22 @@ async def test_what_was_cut_off_on_its_way_is_not_acted_upon(sent: list[bytes], 
 
     await BodyLimit(application)({"type": "http", "headers": []}, receive, send)
     assert acted == ([b"".join(sent) + b"end"] if is_whole else [])
+
+
+@pytest.mark.parametrize("host", ["elsewhere.example", "[", "a b"])
+async def test_what_is_refused_before_the_application_is_a_page_for_browsers(host: str) -> None:
+    asked = {"Host": host, "Accept": "text/html"}
+    async with serving(Readiness()) as client:
+        page = await client.get("/", headers=asked)
+        document = await client.get("/v1/systems", headers=asked)
+        large = await client.post(
+            "/login", headers={"Accept": "text/html"}, content=b"x" * (MAX_BODY_BYTES + 1)
+        )
+    assert (page.status_code, document.status_code, large.status_code) == (421, 421, 413)
+    assert "<h1>This gateway does not answer to that host name</h1>" in page.text
+    assert document.json()["code"] == "request.misdirected"
+    assert "<h1>The body is too large</h1>" in large.text
+    assert all(answer.headers["connection"] == "close" for answer in (page, document, large))
 
 
 @pytest.mark.parametrize("trickle", [b"", b"G", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: "])

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -25,6 +25,7 @@ from gateway.model.access import Principal, Role
 from gateway.model.connection import IssueCode, State
 from gateway.model.errors import RequestRefused
 from gateway.model.sample import Value
+from gateway.model.status import ConnectionStatus
 from gateway.store.access import BrowserSession
 from gateway.store.devices import SeriesBucket
 from gateway.store.issues import Issue
@@ -600,6 +601,29 @@ async def test_those_that_need_a_person_come_first_with_what_to_do() -> None:
         assert "acme-1" in only and "acme-2" not in only
         assert "connections/globex-1" not in (await client.get("/?customer=acme")).text
         assert "No connection fits" in (await client.get("/?q=nothing-like-this")).text
+
+
+async def test_while_a_backlog_goes_out_pages_say_more_than_active(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, late = world(), 0.0
+    read = made.reader.status
+
+    async def behind(names: Sequence[str]) -> list[ConnectionStatus]:
+        return [
+            replace(
+                one, streams=(replace(one.streams[0], state="lagging", lag_seconds=late), *one.streams[1:])
+            )
+            for one in await read(names)
+        ]
+
+    monkeypatch.setattr(made.reader, "status", behind)
+    async with browser(made) as (client, _):
+        for path in ("/?customer=globex", "/connections/globex-1"):
+            late = 4.0
+            assert "catching up" not in (await client.get(path)).text
+            late = 192.0
+            text = (await client.get(path)).text
+            assert "catching up" in text and "3 min" in text
+        assert "the oldest reading is 3 min late, 36 wait" in text
 
 
 async def test_hundreds_of_connections_are_paged() -> None:

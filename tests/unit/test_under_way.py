@@ -18,7 +18,7 @@ from gateway.http.gathering import Gathering
 from gateway.http.server import STOP_SECONDS
 from gateway.http.under_way import UnderWay
 from gateway.store import turns
-from tests.fixtures.http_fakes import Well, serving
+from tests.fixtures.http_fakes import Well, serving, world
 
 MANY = 20
 
@@ -72,6 +72,29 @@ async def test_what_waits_for_ever_is_answered_and_ended_in_time(
     assert all(answer.json()["retryable"] and answer.headers["retry-after"] == "1" for answer in answers)
     assert all(answer.json()["request_id"] for answer in answers)
     assert took < (STOP_SECONDS + 0.5) * PATIENCE and told(caplog) == []
+
+
+async def test_a_browser_is_told_by_a_page_and_a_program_by_json() -> None:
+    waiting = Waiting()
+    made = world()
+    async with serving(waiting, services=made.mounted.services) as client:
+        asked = [
+            asyncio.create_task(client.get("/status", headers={"Accept": accept}))
+            for accept in ("text/html,*/*;q=0.8", "application/json")
+        ]
+        async with patient(5):
+            while waiting.begun < len(asked):
+                await asyncio.sleep(0.01)
+    page, document = [await answer for answer in asked]
+    assert page.status_code == document.status_code == 503
+    assert (
+        page.headers["content-type"].startswith("text/html") and "stops before it could answer" in page.text
+    )
+    assert page.headers["x-request-id"] in page.text
+    assert document.json()["code"] == "gateway.overloaded"
+    for answer in (page, document):
+        assert answer.headers["retry-after"] == "1" and answer.headers["cache-control"] == "no-store"
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
 
 
 async def test_what_can_be_answered_in_time_is(caplog: pytest.LogCaptureFixture) -> None:

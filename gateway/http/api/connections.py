@@ -30,6 +30,7 @@ from gateway.http.auth import (
 )
 from gateway.http.documents import (
     ConnectionDocument,
+    ListedConnectionDocument,
     Page,
     ReauthorizationDocument,
     RemoteMeterDocument,
@@ -69,9 +70,12 @@ async def list_connections(
     customer: Annotated[Identifier | None, Query()] = None,
     system: Annotated[Identifier | None, Query()] = None,
     state: Annotated[list[State] | None, Query(description="Repeat it for several.")] = None,
+    rules: Annotated[
+        bool, Query(description="`false`: `meters` and `alerts` are null, and counted only.")
+    ] = True,
     limit: Limit = LIMIT,
     cursor: Cursor = None,
-) -> Page[ConnectionDocument]:
+) -> Page[ListedConnectionDocument]:
     """Those that the token may see; a token that is bound to a customer sees that customer's."""
     rows = await serving.reader.connections(
         customer=only_customer(asking, customer),
@@ -79,12 +83,13 @@ async def list_connections(
         states=state,
         after=cursors.text_cursor(cursor),
         limit=limit + 1,
+        rules=rules,
     )
     return page(
-        Page[ConnectionDocument],
+        Page[ListedConnectionDocument],
         rows,
         limit,
-        item=ConnectionDocument.model_validate,
+        item=lambda row: ListedConnectionDocument.of(row, rules=rules),
         cursor=lambda row: cursors.write(row.connection),
     )
 

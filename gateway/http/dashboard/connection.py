@@ -138,7 +138,7 @@ async def _page(
 ) -> Response:
     name, at, (width, bar) = target.connection, clock.now(), SPANS[span]
     statuses = await serving.reader.status([name])
-    described = await serving.reader.connections(connection_id=name, limit=1)
+    described = await serving.reader.connections(connection_id=name, limit=1, rules=False)
     if not statuses or not described:
         raise RequestRefused("request.not_found", "There is no such connection.")
     hours = await serving.reader.hours([name], since=at - width)

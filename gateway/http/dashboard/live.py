@@ -53,7 +53,8 @@ async def _told(serving: Services, session: BrowserSession) -> AsyncIterator[byt
 async def _events(serving: Services, session: BrowserSession, watcher: Watcher) -> AsyncIterator[bytes]:
     looked_monotonic = clock.monotonic()
     while not watcher.is_over:
-        changed = await watcher.changed(BEAT_SECONDS)
+        # at the same moment for everybody: what their pages then ask for is computed once
+        changed = await watcher.changed(BEAT_SECONDS - clock.monotonic() % BEAT_SECONDS)
         if clock.monotonic() - looked_monotonic > SESSION_SECONDS:
             looked_monotonic = clock.monotonic()
             if serving.authentication and not await _is_known(serving, session):

@@ -16,10 +16,11 @@ from gateway import clock
 from gateway.http import cursors
 from gateway.http.auth import Serving
 from gateway.http.dashboard.charts import SPARK_HOURS, spark
-from gateway.http.dashboard.rendering import render
+from gateway.http.dashboard.rendering import is_refreshing, refreshed, render, rendered
 from gateway.http.dashboard.sessions import LoggedIn
 from gateway.http.dashboard.sorting import Sorting, sorting
-from gateway.model.access import Principal
+from gateway.http.services import Services
+from gateway.http.shared import Part
 from gateway.model.connection import State
 from gateway.model.status import NEEDS_PERSON, URGENCY
 from gateway.store.issues import Issue
@@ -54,12 +55,12 @@ class Wanted:
     q: str
     sort: str
 
-    def filter(self, asking: Principal) -> Filter:
-        """What that means for whoever asks: of another's customer nothing. What was disconnected is there for
-        who looks for it, by its state or its name.
+    def filter(self, bound: str | None) -> Filter:
+        """What that means for whoever is bound to this customer or (None) to none: of another's customer
+        nothing. What was disconnected is there for who looks for it, by its state or its name.
         """
-        customer = self.customer or asking.customer
-        states = URGENCY if asking.may_see(customer) else ()
+        customer = self.customer or bound
+        states = URGENCY if _may_see(bound, customer) else ()
         return Filter(
             customer=customer,
             states=[state for state in states if self.shows(state)],
@@ -90,27 +91,44 @@ async def overview(
     sort: Annotated[str, Query(max_length=20)] = "",
     after: Annotated[str | None, Query(max_length=cursors.MAX_LENGTH)] = None,
 ) -> Response:
-    """Reads only."""
-    asking, reader, at = session.principal, serving.reader, clock.now()
+    """Reads only. An open page that asks again is given what others who see the same connections have got."""
+    asking, reader = session.principal, serving.reader
     wanted = Wanted(
         customer=_plain(customer),
         state=_plain(state),
         q=_plain(q),
         sort=sort if sort.removeprefix("-") in TITLES else "",
     )
-    listed = wanted.filter(asking)
-    order = sorting(
-        wanted.sort, TITLES, lambda text: wanted.address(sort=text), greatest_first=set(TITLES) - {"name"}
+    part = await serving.live.parts.get(
+        ("overview", asking.customer, wanted, after),
+        lambda: _part(serving, asking.customer, wanted, after),
+        anew=not is_refreshing(request),
     )
-    names, next_ = await _listed(reader, listed, order, after, now=at)
-    found = {status.connection: status for status in await reader.status(names)}
-    hours = await reader.hours(names, since=at - timedelta(hours=SPARK_HOURS))
-    total, counts = await _counted(reader, listed, asking)
+    if is_refreshing(request):
+        return refreshed(request, part)
     customers = [asking.customer] if asking.customer else await reader.customers(limit=MAX_CUSTOMERS + 1)
     return render(
         request,
         "overview.html",
         session=session,
+        wanted=wanted,
+        sort=_order(wanted),
+        customers=customers,
+        has_many_customers=len(customers) > MAX_CUSTOMERS,
+        part=part,
+    )
+
+
+async def _part(serving: Services, bound: str | None, wanted: Wanted, after: str | None) -> Part:
+    """What is kept fresh, for everybody who is bound to this customer or (None) to none."""
+    reader, at, order, listed = serving.reader, clock.now(), _order(wanted), wanted.filter(bound)
+    names, next_ = await _listed(reader, listed, order, after, now=at)
+    found = {status.connection: status for status in await reader.status(names)}
+    hours = await reader.hours(names, since=at - timedelta(hours=SPARK_HOURS))
+    total, counts = await _counted(reader, listed, bound)
+    html = rendered(
+        "_overview.html",
+        bound=bound,
         wanted=wanted,
         rows=[found[name] for name in names if name in found],
         issues=await _issues(reader, names),
@@ -118,18 +136,23 @@ async def overview(
         total=sum(number for state, number in total.items() if state != State.DISCONNECTED),
         disconnected=total.get(State.DISCONNECTED, 0),
         waiting=sum(total.get(state, 0) for state in NEEDS_PERSON),
-        totals=await reader.totals(asking.customer, hour=at.replace(minute=0, second=0, microsecond=0)),
+        totals=await reader.totals(bound, hour=at.replace(minute=0, second=0, microsecond=0)),
         max_silent=MAX_SILENT,
         found=sum(counts.get(each, 0) for each in listed.states),
         is_first=after is None,
         next=next_,
         sort=order,
         counts=_by_urgency(counts),
-        customers=customers,
-        has_many_customers=len(customers) > MAX_CUSTOMERS,
         max_named=MAX_NAMED,
-        credits=await serving.credits.total(asking.customer),
-        incidents=await serving.incidents.incidents(asking.customer, closed=False, after=None, limit=20),
+        credits=await serving.credits.total(bound),
+        incidents=await serving.incidents.incidents(bound, closed=False, after=None, limit=20),
+    )
+    return Part(at=at, html=html)
+
+
+def _order(wanted: Wanted) -> Sorting:
+    return sorting(
+        wanted.sort, TITLES, lambda text: wanted.address(sort=text), greatest_first=set(TITLES) - {"name"}
     )
 
 
@@ -145,13 +168,13 @@ async def _issues(reader: Views, names: Sequence[str]) -> Mapping[str, Sequence[
 
 
 async def _counted(
-    reader: Views, listed: Filter, asking: Principal
+    reader: Views, listed: Filter, bound: str | None
 ) -> tuple[Mapping[str, int], Mapping[str, int]]:
     """By state: what whoever asks may see, and of that what fits; counted once where nothing is left out."""
-    total = await reader.counts(Filter(customer=asking.customer))
-    if (listed.customer, listed.text) == (asking.customer, ""):
+    total = await reader.counts(Filter(customer=bound))
+    if (listed.customer, listed.text) == (bound, ""):
         return total, total
-    return total, (await reader.counts(listed)) if asking.may_see(listed.customer) else {}
+    return total, (await reader.counts(listed)) if _may_see(bound, listed.customer) else {}
 
 
 async def _listed(
@@ -173,6 +196,10 @@ async def _listed(
     last = places[PAGE_ROWS - 1] if len(places) > PAGE_ROWS else None
     further = None if last is None else cursors.write(last.state, last.customer, last.connection)
     return [place.connection for place in places[:PAGE_ROWS]], further
+
+
+def _may_see(bound: str | None, customer: str | None) -> bool:
+    return bound is None or bound == customer
 
 
 def _plain(text: str) -> str:

@@ -136,7 +136,7 @@ def _not_ended(error: str, description: str) -> Response:
 
 
 async def _session(serving: Services, login: ProvenLogin) -> BrowserSession:
-    """Raises LoginRefused for a login that was finished before."""
+    """Raises LoginRefused for a login that was finished before, or whose person was logged out meanwhile."""
     session = await serving.access.finish_login(login)
     if session is None:
         raise LoginRefused("replayed", "This login was finished before: begin again.", detail="state")

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from gateway import clock
 from gateway.configuration.schema import written
 from gateway.http.dashboard.markdown import inline, instructions
+from gateway.http.shared import Part
 from gateway.model import bounds
 from gateway.model.calendar import Calendar
 from gateway.model.connection import State
@@ -115,10 +116,29 @@ def render(request: Request, template: str, *, status: int = 200, **values: obje
         "session": getattr(request.state, "session", None),
         "now_at": clock.now(),
         "request_id": request.state.request_id,
-        "path": request.url.path,
+        "path": request.scope["path"],  # the host of its address may be none
         **values,
     }
     return HTMLResponse(_environment().get_template(template).render(context), status_code=status)
+
+
+def rendered(template: str, **values: object) -> str:
+    """A part of a page, which knows nothing of whoever is logged in."""
+    return _environment().get_template(template).render(values)
+
+
+def is_refreshing(request: Request) -> bool:
+    """Whether a page that is open asks for itself again."""
+    return "fieldgate-live" in request.headers
+
+
+def refreshed(request: Request, part: Part) -> Response:
+    """The part alone, for a page that is open; 304 where it shows the same, and as of when that is so."""
+    tag = f'"{part.tag}"'
+    headers = {"ETag": tag, "Fieldgate-As-Of": part.at.isoformat()}
+    if request.headers.get("if-none-match") == tag:
+        return Response(status_code=304, headers=headers)
+    return HTMLResponse(rendered("_refreshed.html", part=part), headers=headers)
 
 
 @cache

@@ -2,13 +2,13 @@
 // every five seconds (or as `data-every` says), while somebody looks. Says when what is shown is no longer kept so. Without it the page still works.
 (() => {
   "use strict";
-  const SOONEST = 1_000, SILENT = 20_000, ANSWER = 8_000;
+  const EVERY = 5_000, SOONEST = 1_000, BUSY = 100, SILENT = 20_000, ANSWER = 8_000;
   const asOf = document.getElementById("asof"), stale = document.getElementById("stale");
   if (!asOf || !stale || !document.getElementById("live")) return;
   const knows = document.querySelector('form[action="/logout"]') !== null;  // a stranger is told nothing: the page asks now and then
-  let source = null, heard = 0, began = 0, due = 0, busy = false;
+  let source = null, heard = 0, began = 0, due = 0, dueAt = Infinity, busy = false;
 
-  const every = () => Number(document.getElementById("live")?.dataset.every) || 5_000;
+  const every = () => Number(document.getElementById("live")?.dataset.every) || EVERY;
 
   const say = (text) => {
     if (stale.textContent !== text) stale.textContent = text;
@@ -43,16 +43,27 @@
 
   const refresh = async () => {
     clearTimeout(due);
+    dueAt = Infinity;
     const live = document.getElementById("live");
-    if (document.hidden || busy) return;
+    if (document.hidden) return;
+    if (busy) { plan(BUSY); return; }
     const why = held(live);
     if (why) { say(why); plan(SOONEST); return; }
     busy = true;
     began = Date.now();
     try {
       const address = location.pathname + location.search.replace(/[?&]done=[a-z-]*/, "");
-      const answer = await fetch(address, { credentials: "same-origin", headers: { "Fieldgate-Live": "1" }, signal: AbortSignal.timeout(ANSWER) });
+      const headers = { "Fieldgate-Live": "1" };
+      if (live.dataset.tag) headers["If-None-Match"] = `"${live.dataset.tag}"`;
+      const answer = await fetch(address, { credentials: "same-origin", headers, signal: AbortSignal.timeout(ANSWER) });
       if (answer.redirected || answer.status === 404) { location.reload(); return; }
+      if (answer.status === 304) {
+        const at = asOf.querySelector("time");
+        at.dateTime = answer.headers.get("Fieldgate-As-Of");
+        at.textContent = `${at.dateTime.slice(11, 19)} UTC`;
+        say("");
+        return;
+      }
       if (!answer.ok) throw new Error(String(answer.status));
       const read = new DOMParser().parseFromString(await answer.text(), "text/html");
       const fresh = read.getElementById("live");
@@ -66,11 +77,17 @@
       say("The gateway does not answer: what is shown may no longer be so.");
     } finally {
       busy = false;
+      plan(every());
     }
-    plan(every());
   };
 
-  const plan = (milliseconds) => { clearTimeout(due); due = setTimeout(refresh, milliseconds); };
+  // The earliest counts: a change that is told while the page asks is asked for after that, and not with the next beat.
+  const plan = (milliseconds) => {
+    if (Date.now() + milliseconds >= dueAt) return;
+    clearTimeout(due);
+    dueAt = Date.now() + milliseconds;
+    due = setTimeout(refresh, milliseconds);
+  };
 
   // One line for each page that is looked at: a browser has only six to a site, for all of its tabs.
   const listen = () => {
@@ -79,7 +96,11 @@
     if (document.hidden || !knows) return;
     heard = Date.now();
     source = new EventSource("/live");
-    source.addEventListener("beat", () => { heard = Date.now(); });
+    // All pages hear the beat at the same moment, and what they ask for then is computed once for all of them.
+    source.addEventListener("beat", () => {
+      heard = Date.now();
+      if (!busy && every() === EVERY && heard - began >= SOONEST) plan(0);
+    });
     source.addEventListener("changed", () => {
       heard = Date.now();
       plan(Math.max(0, began + SOONEST - Date.now()));
