@@ -169,8 +169,11 @@ class _Daemon:
         pressure = Pressure()
         registry = Registry(database, pressure)
         ingest = Ingest(settings, self.for_ingest, replica=self.owner, pressure=pressure, registry=registry)
-        publisher = StatusPublisher(settings, database, self.replica, owner=self.owner)
         async with Engine.open(settings, database, owner=self.owner, pressure=pressure) as engine:
+            publisher = StatusPublisher(
+                settings, database, self.replica, owner=self.owner, notices=engine.notices
+            )
+            backlog = Backlog(database)
             await _first(engine.prepare)
             # what can never work ends the daemon before it takes anything in
             await _first(lambda: prepare(database, engine.service, declared))
@@ -179,11 +182,13 @@ class _Daemon:
                 # Telemetry is taken in at once: thousands of declarations and links take a while.
                 loops = [
                     group.create_task(loop, name=name)
-                    for name, loop in self._loops(presence, engine, ingest, publisher, http, pressure).items()
+                    for name, loop in self._loops(
+                        presence, engine, ingest, publisher, http, backlog, pressure
+                    ).items()
                 ]
                 loops.append(group.create_task(self._declare(engine, declared), name="declarations"))
                 loops.append(group.create_task(registry.run(), name="devices"))
-                readiness.serve(database, lambda: ingest.connected)
+                readiness.serve(database, lambda: ingest.connected, backlog.current)
                 log.info(
                     "gateway.started",
                     instance=settings.instance,
@@ -213,6 +218,7 @@ class _Daemon:
         ingest: Ingest,
         publisher: StatusPublisher,
         http: HttpProcess,
+        backlog: Backlog,
         pressure: Pressure,
     ) -> dict[str, Coroutine[None, None, None]]:
         settings, database = self.settings, self.database
@@ -221,14 +227,15 @@ class _Daemon:
         for wake in (*(each.wake for each in waiting), *(part.wake for part in telling.values())):
             presence.on_change(wake)
         requests = Requests(settings.webhooks, transport)
-        webhooks = WebhookSender(settings, database, EndpointSealer(engine.vault), requests=requests)
+        sealer = EndpointSealer(engine.vault)
+        webhooks = WebhookSender(settings, database, sealer, requests=requests, notices=engine.notices)
         loops = {
             "ingest": ingest.run(),
             "hearing": ingest.attend(),
             "silence": SilenceWatch(database, lambda: ingest.settings, owner=self.owner).run(),
             **{name: part.run() for name, part in telling.items()},
             "webhooks": webhooks.run(),
-            "backlog": Backlog(database).run(),
+            "backlog": backlog.run(),
             "counts": counts.run(database),
             **housekeeping.loops(settings, database, lambda: ingest.listens),
             **engine.loops(),
@@ -242,9 +249,10 @@ class _Daemon:
 
     def _telling(self, engine: Engine, ingest: Ingest, pressure: Pressure) -> dict[str, _Telling]:
         settings, database, owner = self.settings, self.database, self.owner
+        notices = engine.notices
         return {
-            "relay": Relay(settings, database, owner=owner),
-            "records": RecordPublisher(settings, database, owner=owner, pressure=pressure),
+            "relay": Relay(settings, database, owner=owner, notices=notices),
+            "records": RecordPublisher(settings, database, owner=owner, pressure=pressure, notices=notices),
             "commands": Commands(
                 settings,
                 database,

@@ -40,6 +40,7 @@ from gateway.store import alert_streams, inbound
 from gateway.store import credits as ledger
 from gateway.store.alert_streams import AlertClaim
 from gateway.store.inbound import InboundClaim
+from gateway.store.notices import Notices
 from gateway.store.pool import Database
 from gateway.store.streams import Claim as OutboundClaim
 from gateway.store.troubles import Troubles
@@ -75,6 +76,7 @@ class Engine:
         self._database, self._settings = database, settings
         self._systems, self._owner, self._pressure = systems, owner, pressure
         self.troubles = Troubles(database)
+        self.notices = Notices(database)  # run by the lifecycle
         # credentials
         self.vault = Vault([key.get_secret_value() for key in settings.security.encryption_keys])
         self.exchange = OAuthExchange()
@@ -120,7 +122,7 @@ class Engine:
     def _incidents(self) -> Incidents:
         push_seconds = self._settings.sync.push_timeout.total_seconds()
         call_seconds = max(60.0, CALLS_OF_A_TURN * push_seconds)
-        return Incidents(self._database, owner=self._owner, call_seconds=call_seconds)
+        return Incidents(self._database, owner=self._owner, call_seconds=call_seconds, notices=self.notices)
 
     def _connection_health(self) -> ConnectionHealth:
         return ConnectionHealth(
@@ -140,6 +142,7 @@ class Engine:
             self.health,
             self.tokens,
             self.troubles,
+            self.notices,
             max_wait=self._settings.sync.max_wait,
             max_future=self._settings.telemetry.max_future,
             on_links=self._serve,

@@ -19,7 +19,7 @@ from gateway.model.errors import StoreError
 from gateway.model.record import phases_of
 from gateway.store import connections, inbound, meters_in_force
 from gateway.store.meters_in_force import Outbound
-from gateway.store.notices import Notices
+from gateway.store.notices import REST_SECONDS, Notices
 from gateway.store.pool import Connection, Database
 from gateway.store.troubles import Troubles
 from gateway.sync.link import READINGS, ServedConnection
@@ -67,9 +67,14 @@ class Following:
             with suppress(StoreError):
                 await self._follow_once()
             with suppress(TimeoutError):
-                async with asyncio.timeout(POLL_SECONDS):
+                async with asyncio.timeout(self._seconds()):
                     await self._notices.wake.wait()
             await asyncio.sleep(NOTICES_SECONDS)  # what changes together is followed together
+
+    def _seconds(self) -> float:
+        """Until the next look, where nothing is told before."""
+        is_told = self._notices.is_listening and not self._links.has_waiting
+        return REST_SECONDS if is_told else POLL_SECONDS
 
     async def _follow_once(self) -> None:
         """What changed, or everything where that is not known."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -21,6 +22,7 @@ from gateway.model.operation import Operation, proves
 from gateway.outage import Outage
 from gateway.store import breakers, leases
 from gateway.store.breakers import OperationTrouble
+from gateway.store.notices import BREAKERS, LookPace, Notices
 from gateway.store.pool import Connection, Database
 
 log = structlog.get_logger(__name__)
@@ -69,10 +71,15 @@ class Incidents:
     take.
     """
 
-    def __init__(self, database: Database, *, owner: str, call_seconds: float = 60.0) -> None:
+    def __init__(
+        self, database: Database, *, owner: str, call_seconds: float = 60.0, notices: Notices | None = None
+    ) -> None:
+        """`notices` tells of breakers; without it they are asked for."""
         self._database = database
         self._owner = owner
         self._call_seconds = call_seconds
+        self._wake = asyncio.Event()
+        self._pace = LookPace(notices, BREAKERS, REFRESH_SECONDS, self._wake.set)
         self._open: dict[Key, float] = {}  # when each may be tried (monotonic)
         self._held_back: dict[Key, Operation] = {}  # what each of them holds back
         self._noted: dict[tuple[str, Operation], _Noted] = {}
@@ -186,12 +193,17 @@ class Incidents:
         )
         next_decision = 0.0
         while True:
+            self._wake.clear()
             with outage.of_store():
                 if clock.monotonic() >= next_decision:
                     next_decision = clock.monotonic() + DECIDE_SECONDS
                     await self.decide()
                 await self.refresh()
-            await asyncio.sleep(REFRESH_SECONDS)
+            # while one is open it is known to the second when it may be tried
+            seconds = self._pace.seconds(found=bool(self._open) or outage.is_away)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(seconds, max(next_decision - clock.monotonic(), 0.0))):
+                    await self._wake.wait()
 
     async def decide(self) -> None:
         """Opens and closes what has to be, unless another replica does so these

@@ -32,7 +32,7 @@ from gateway.model.connection import State
 from gateway.model.errors import CreditsInsufficient, StoreError, Unavailable
 from gateway.store import connections, probes
 from gateway.store import credits as ledger
-from gateway.store.notices import Notices
+from gateway.store.notices import DUE, LookPace, Notices
 from gateway.store.pool import Database
 from gateway.store.probes import Due
 from gateway.store.troubles import Troubles
@@ -60,6 +60,7 @@ class Lifecycle:
         health: ConnectionHealth,
         tokens: Tokens,
         troubles: Troubles,
+        notices: Notices,
         *,
         max_future: timedelta,
         max_wait: timedelta,
@@ -68,7 +69,8 @@ class Lifecycle:
     ) -> None:
         self._database = database
         self._links = links
-        self._notices = Notices(database)
+        self._notices = notices
+        self._pace = LookPace(notices, DUE, POLL_SECONDS, notices.probes.set)
         self._following = Following(
             database, links, troubles, self._notices, max_future=max_future, on_links=on_links
         )
@@ -105,13 +107,25 @@ class Lifecycle:
                 except StoreError:
                     due = []  # the scheduler says that the database is away
                 turn_seconds = self._budget.turn_seconds(
-                    len(due), at_least=POLL_SECONDS, is_told=self._notices.is_listening
+                    len(due), at_least=POLL_SECONDS, is_told=self._pace.is_told
                 )
                 begin(group, looking, due, self._look, within_seconds=turn_seconds)
+                wait = turn_seconds if due else await self._rest_seconds(turn_seconds)
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(turn_seconds):
+                    async with asyncio.timeout(wait):
                         await self._notices.probes.wait()
                 self._notices.probes.clear()
+
+    async def _rest_seconds(self, turn_seconds: float) -> float:
+        """After a turn that found none due: until one is, where whoever makes one due sooner tells it."""
+        rest_seconds = self._pace.seconds(found=bool(self._interrupted))
+        if rest_seconds <= turn_seconds:
+            return turn_seconds
+        try:
+            next_seconds = await probes.seconds_to_next(self._database)
+        except StoreError:
+            return turn_seconds
+        return rest_seconds if next_seconds is None else min(rest_seconds, max(next_seconds, turn_seconds))
 
     async def _due(self, free: int) -> list[Due]:
         """Probes by their rhythm: so many in a turn that all have theirs in good time, and no more. After a

@@ -75,6 +75,8 @@ class Links:
         self._builder = builder
         self._troubles = troubles
         self._built: dict[str, _Built] = {}
+        self._waiting: set[str] = set()
+        """Those that are tried again, now or later: few of thousands."""
         self.version = 0
         """Rises with whatever `current` may show."""
         self._refreshing = asyncio.Lock()
@@ -99,7 +101,12 @@ class Links:
 
     def waiting(self) -> list[str]:
         """Those for which something stood in the way, and that are to be tried again now."""
-        return [name for name, built in self._built.items() if built.is_due_again]
+        return [name for name in self._waiting if self._built[name].is_due_again]
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether any are to be tried again, now or later."""
+        return bool(self._waiting)
 
     async def compare(self) -> list[str]:
         """The connections that `refresh` has something to do for, of all. Raises StoreError."""
@@ -121,6 +128,7 @@ class Links:
             wanted = await connections.configurations(self._database, only)
             for name in [name for name in only if name in self._built and name not in wanted]:
                 self._retire(self._built.pop(name).link)
+                self._waiting.discard(name)
                 self._builder.forget(name)
                 self.version += 1
             await self._build_all(
@@ -190,6 +198,10 @@ class Links:
 
     def _put(self, name: str, built: _Built) -> _Built:
         self._built[name] = built
+        if built.again_monotonic is None:
+            self._waiting.discard(name)
+        else:
+            self._waiting.add(name)
         self.version += 1
         return built
 
@@ -210,6 +222,7 @@ class Links:
         for built in self._built.values():
             self._retire(built.link)
         self._built.clear()
+        self._waiting.clear()
         await asyncio.gather(*(connector.close() for _, connector in self._retired))
 
     async def _say_not_built(self, name: str, error: ConnectorError | SealBroken) -> None:

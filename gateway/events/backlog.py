@@ -1,8 +1,9 @@
-"""Sets the gauges that mirror the database, so that they are right at the first scrape after a restart."""
+"""Sets the gauges that mirror the database, when somebody reads them."""
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import get_args
 
 import structlog
@@ -20,8 +21,15 @@ from gateway.store.pool import Database
 log = structlog.get_logger(__name__)
 
 REFRESH_SECONDS = 5.0
+"""How old the gauges may be for whoever reads them."""
+
+ANSWER_SECONDS = 1.0
+"""After which the last values are shown instead."""
+
 AUDIT_SECONDS = 60.0
-"""While credits move: an audit reads every connection's, so nothing is read where nothing has moved."""
+"""While credits move: an audit reads every connection's, so nothing is read where nothing has moved. Also how
+often the gauges are set although nobody reads them.
+"""
 
 CALM_AUDIT_SECONDS = 600.0
 MAX_CUSTOMERS = 100
@@ -29,7 +37,9 @@ MAX_CUSTOMERS = 100
 
 
 class Backlog:
-    """Refreshes the gauges every few seconds; while the database is away they keep their last values."""
+    """Refreshes the gauges when they are read, and each minute; while the database is away they keep their
+    last values.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -37,17 +47,34 @@ class Backlog:
         self._audited: ledger.Extent | None = None
         self._moved: ledger.Extent | None = None
         self._disagreed: list[str] = []
-
-    async def run(self) -> None:
-        """Until cancelled."""
-        outage = Outage(
+        self._read_monotonic: float | None = None
+        self._reading = asyncio.Lock()
+        self._outage = Outage(
             began=lambda detail: log.warning("events.backlog_stale", detail=detail),
             ended=lambda: log.info("events.backlog_current"),
         )
+
+    async def run(self) -> None:
+        """Until cancelled."""
         while True:
-            with outage.of_store():
-                await self.refresh()
-            await asyncio.sleep(REFRESH_SECONDS)
+            await self._refresh_old()
+            await asyncio.sleep(AUDIT_SECONDS)
+
+    async def current(self) -> None:
+        """Before somebody reads the gauges: they are a few seconds old at most, where the database answers
+        in time.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await self._refresh_old()
+
+    async def _refresh_old(self) -> None:
+        async with self._reading:  # whoever reads meanwhile is given what is being read
+            now = clock.monotonic()
+            if self._read_monotonic is None or now >= self._read_monotonic + REFRESH_SECONDS:
+                with self._outage.of_store():
+                    await self.refresh()
+                    self._read_monotonic = now
 
     async def refresh(self) -> None:
         """Sets every gauge from the database now. Raises StoreError."""
@@ -58,9 +85,11 @@ class Backlog:
         counts = await incidents.counts(self._database)
         silent = await silence.silent_counts(self._database, MAX_CUSTOMERS)
         over = await quotas.counts(self._database)
-        metrics.OUTBOX_PENDING.set(await outbox.pending(self._database))
+        pending, lags = await outbox.pending(self._database), await inbound.lags(self._database)
+        # nothing is awaited from here on: whoever reads finds all of it set
+        metrics.OUTBOX_PENDING.set(pending)
         metrics.INBOUND_LAG.clear()
-        for system, seconds in (await inbound.lags(self._database)).items():
+        for system, seconds in lags.items():
             metrics.INBOUND_LAG.labels(system).set(seconds)
         metrics.DEVICES_SILENT.clear()
         for customer, devices in silent.items():

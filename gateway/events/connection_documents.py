@@ -56,8 +56,8 @@ published there what it had read before.
 
 
 class ConnectionDocuments:
-    """`say`, asked once a second, publishes what has changed and goes on with the round
-    that `repeat` began.
+    """`say`, asked once a second while there is something, publishes what has changed and goes on with the
+    round that `repeat` began.
     """
 
     def __init__(self, root: str, database: Database) -> None:
@@ -91,9 +91,10 @@ class ConnectionDocuments:
         self._devices.repeat(connected=connected)
         self._empties = FORGOTTEN if connected else self._empties or SPOKEN_LATE
 
-    async def say(self, client: StrictClient) -> None:
+    async def say(self, client: StrictClient) -> bool:
         """Publishes what changed, empties what is gone and repeats the next of the round, each within its
-        budget. Raises MqttError, StoreError: then the same is said again.
+        budget. Whether there was anything, or a round goes on. Raises MqttError, StoreError: then the same is
+        said again.
         """
         if self._empties is not None:
             for topic in await retained.emptied_lately(self._database, within=self._empties):
@@ -110,8 +111,10 @@ class ConnectionDocuments:
                 self._issues.pop(name, None)
             await self._say(client, [name for name in names if name not in said])
             self._round = names[-1] if len(names) == self._round_size else None
-        await self._say_alerts(client)
-        await self._devices.say(client)
+        alerts_changed = await self._say_alerts(client)
+        devices_changed = await self._devices.say(client)
+        goes_on = self._round is not None or self._alert_round is not None
+        return bool(changed) or alerts_changed or devices_changed or goes_on
 
     async def _say(self, client: StrictClient, names: Sequence[str]) -> None:
         if names:
@@ -167,15 +170,18 @@ class ConnectionDocuments:
             await self._retain(client, topic, b"")
             await retained.emptied(self._database, topic)
 
-    async def _say_alerts(self, client: StrictClient) -> None:
+    async def _say_alerts(self, client: StrictClient) -> bool:
         """Those that changed, and the next of the round. What is over and was not emptied ends with the
-        round.
+        round. Whether any had changed.
         """
         changed = await alerts.untold(self._database, CHANGED_AT_ONCE)
         await self._tell(client, changed)
-        if self._alert_round is None:
-            return
-        again = await alerts.repeated(self._database, self._alert_round, self._alert_round_size)
+        if self._alert_round is not None:
+            await self._repeat_alerts(client, self._alert_round)
+        return bool(changed.versions)
+
+    async def _repeat_alerts(self, client: StrictClient, after: str) -> None:
+        again = await alerts.repeated(self._database, after, self._alert_round_size)
         await self._tell(client, again)
         if len(again.versions) == self._alert_round_size:
             self._alert_round = again.versions[-1][0]

@@ -27,8 +27,8 @@ Retain = Callable[[StrictClient, str, bytes], Awaitable[None]]
 
 
 class DeviceDocuments:
-    """`say`, asked once a second, publishes what has changed and goes on with the round
-    that `repeat` began.
+    """`say`, asked once a second while there is something, publishes what has changed and goes on with the
+    round that `repeat` began.
     """
 
     def __init__(self, root: str, database: Database, retain: Retain) -> None:
@@ -45,14 +45,18 @@ class DeviceDocuments:
             self._round = ("", "")
             self._round_size = CONNECTED_AT_ONCE if connected else REPEATED_AT_ONCE
 
-    async def say(self, client: StrictClient) -> None:
+    async def say(self, client: StrictClient) -> bool:
         """What changed, and the next of the round. What is over and was not emptied ends with the round.
-        Raises MqttError, StoreError.
+        Whether there was anything, or a round goes on. Raises MqttError, StoreError.
         """
-        await self._tell(client, await store.untold(self._database, CHANGED_AT_ONCE))
-        if self._round is None:
-            return
-        again = await store.repeated(self._database, self._round, self._round_size)
+        changed = await store.untold(self._database, CHANGED_AT_ONCE)
+        await self._tell(client, changed)
+        if self._round is not None:
+            await self._repeat(client, self._round)
+        return bool(changed) or self._round is not None
+
+    async def _repeat(self, client: StrictClient, after: tuple[str, str]) -> None:
+        again = await store.repeated(self._database, after, self._round_size)
         await self._tell(client, again)
         if len(again) == self._round_size:
             self._round = again[-1].customer, again[-1].device

@@ -22,6 +22,7 @@ from gateway.model.errors import StoreError
 from gateway.outage import Outage
 from gateway.settings import Settings
 from gateway.store import leases, status
+from gateway.store.notices import RETAINED, LookPace, Notices
 from gateway.store.pool import Database
 
 log = structlog.get_logger(__name__)
@@ -42,9 +43,17 @@ class StatusPublisher:
     """
 
     def __init__(
-        self, settings: Settings, database: Database, replica: str, *, owner: str | None = None
+        self,
+        settings: Settings,
+        database: Database,
+        replica: str,
+        *,
+        owner: str | None = None,
+        notices: Notices | None = None,
     ) -> None:
-        """`owner` is this process's name in leases, made of `replica` where it is not given."""
+        """`owner` is this process's name in leases, made of `replica` where it is not given. `notices` tells
+        of documents that change; without it they are asked for.
+        """
         self._settings = settings
         self._database = database
         self._replica = replica
@@ -65,6 +74,7 @@ class StatusPublisher:
             ended=lambda: log.info("events.database_returned"),
         )
         self._changed = asyncio.Event()
+        self._pace = LookPace(notices, RETAINED, POLL_SECONDS, self._documents_changed)
         self._said_state = asyncio.Event()
         self._stopping = asyncio.Event()
         self._ended = asyncio.Event()
@@ -101,6 +111,10 @@ class StatusPublisher:
     def wake(self) -> None:
         """The lease may be free: asks for it at once."""
         self._changed.set()
+
+    def _documents_changed(self) -> None:
+        if self._leading:  # whoever does not speak waits for the lease alone
+            self._changed.set()
 
     async def draining(self) -> None:
         """Says that no new work is taken; returns when it is said, or after a short while when the broker is
@@ -190,7 +204,10 @@ class StatusPublisher:
     async def _claim(self) -> bool:
         """Whether the lease is ours. While the database is away nobody can take it, so it stays as it was."""
         try:
-            self._replicas = await status.beat(self._database, self._replica, silent_seconds=LEASE_SECONDS)
+            replicas = await status.beat(self._database, self._replica, silent_seconds=LEASE_SECONDS)
+            if replicas != self._replicas:
+                self._replicas = replicas
+                self._documents_changed()
             held = await leases.claim(self._database, LEASE, self._owner, LEASE_SECONDS) is not None
         except StoreError as error:
             self._outage.note(str(error))
@@ -211,8 +228,8 @@ class StatusPublisher:
                     self._connections.repeat()
                     repeat_monotonic = clock.monotonic() + REPEAT_SECONDS
                 await self._say_gateway(client)
-                await self._say_connections(client)
-                await self._pause(POLL_SECONDS, guard)
+                found = await self._say_connections(client)
+                await self._pause(self._pace.seconds(found=found), guard)
             guard.result()
         finally:
             await _cancelled(guard)
@@ -239,9 +256,11 @@ class StatusPublisher:
         if state is self._state:
             self._said_state.set()
 
-    async def _say_connections(self, client: StrictClient) -> None:
+    async def _say_connections(self, client: StrictClient) -> bool:
+        """Whether there was, or is, something to say."""
         with self._outage.of_store():
-            await self._connections.say(client)
+            return await self._connections.say(client)
+        return True
 
     def _gateway_will(self) -> aiomqtt.Will:
         lost = GatewayStatus(

@@ -18,11 +18,12 @@ from gateway import clock, metrics
 from gateway.bulkhead import contained
 from gateway.events.leading import lead
 from gateway.events.record_documents import record_payload, record_topic
-from gateway.events.session import ControlSession, PublishRefused, StrictClient
+from gateway.events.session import ControlSession, PublishRefused, StrictClient, occurred
 from gateway.model.pressure import Pressure
 from gateway.outage import Outage
 from gateway.settings import Settings
 from gateway.store import records
+from gateway.store.notices import RECORDS, LookPace, Notices
 from gateway.store.pool import Database
 from gateway.store.records import RecordPlace, RecordToPublish
 
@@ -52,9 +53,17 @@ class RecordPublisher:
     """One for each replica; the one that holds the lease publishes."""
 
     def __init__(
-        self, settings: Settings, database: Database, *, owner: str, pressure: Pressure | None = None
+        self,
+        settings: Settings,
+        database: Database,
+        *,
+        owner: str,
+        pressure: Pressure | None = None,
+        notices: Notices | None = None,
     ) -> None:
-        """`pressure`: of the ingest of this process, where it has one: records are in no hurry."""
+        """`pressure`: of the ingest of this process, where it has one: records are in no hurry. `notices`
+        tells of records; without it they are asked for.
+        """
         self._pressure = pressure or Pressure()
         self._settings = settings
         self._database = database
@@ -67,7 +76,8 @@ class RecordPublisher:
             began=lambda detail: log.warning("events.records_away", detail=detail),
             ended=lambda: log.info("events.records_returned"),
         )
-        self._look = asyncio.Event()
+        self._look, self._told = asyncio.Event(), asyncio.Event()
+        self._pace = LookPace(notices, RECORDS, POLL_SECONDS, self._told.set)
 
     def wake(self) -> None:
         """The lease may be free: it is asked for at once."""
@@ -82,20 +92,29 @@ class RecordPublisher:
 
     async def _serve(self, client: StrictClient) -> None:
         while True:
+            self._told.clear()
             busy = False
             with self._outage.of_store():
                 busy = await self.round(client)
+            goes_on = bool(self._resting) or self._outage.is_away or self._is_sweep_due()
+            seconds = self._pace.seconds(found=busy or goes_on)
             if not busy:
-                await self._pause(client)
+                await self._pause(client, seconds)
 
-    async def _pause(self, client: StrictClient) -> None:
-        """A while, or until the connection has ended: then there is nothing to wait for."""
-        ended = asyncio.ensure_future(client.ended())
+    def _is_sweep_due(self) -> bool:
+        return clock.monotonic() >= self._sweep_monotonic
+
+    async def _pause(self, client: StrictClient, seconds: float) -> None:
+        """So long, until there are records, or until the connection has ended: then there is nothing to wait
+        for.
+        """
+        ended, told = asyncio.ensure_future(client.ended()), asyncio.ensure_future(occurred(self._told))
         try:
-            done, _ = await asyncio.wait({ended}, timeout=POLL_SECONDS)
+            done, _ = await asyncio.wait({ended, told}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
             ended.cancel()
-        if done:
+            told.cancel()
+        if ended in done:
             raise aiomqtt.MqttError("the connection has ended")
 
     async def round(self, client: StrictClient) -> bool:
@@ -176,7 +195,8 @@ class RecordPublisher:
             await records.note_retained(self._database, customer, own, retained=False)
         ended = await records.of_ended(self._database, AT_ONCE * 5)
         await _all([self._empty(client, place) for place in ended if place.retained])
-        await records.remove(self._database, ended)
+        if ended:
+            await records.remove(self._database, ended)
         return bool(unwanted or ended)
 
     async def _empty(self, client: StrictClient, place: RecordPlace) -> None:

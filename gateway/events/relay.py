@@ -28,6 +28,7 @@ from gateway.model.event import Event
 from gateway.outage import Outage
 from gateway.settings import Settings
 from gateway.store import outbox
+from gateway.store.notices import EVENTS, LookPace, Notices
 from gateway.store.pool import Database
 
 log = structlog.get_logger(__name__)
@@ -62,11 +63,15 @@ class _Refusal:
 class Relay:
     """One for each replica; the one that holds the lease publishes."""
 
-    def __init__(self, settings: Settings, database: Database, *, owner: str) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, *, owner: str, notices: Notices | None = None
+    ) -> None:
+        """`notices` tells of events; without it they are asked for."""
         self._settings = settings
         self._database = database
         self._owner = f"{owner}/{secrets.token_hex(4)}"
         self._wake, self._look = asyncio.Event(), asyncio.Event()
+        self._pace = LookPace(notices, EVENTS, POLL_SECONDS, self._wake.set)
         self._running: dict[str, asyncio.Task[_LaneResult]] = {}
         self._taken: dict[
             str, Sequence[int]
@@ -120,9 +125,9 @@ class Relay:
             while True:
                 if gone.done():
                     raise aiomqtt.MqttError("the broker ended the connection")
-                await self._round(client)
+                found = await self._round(client)
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(POLL_SECONDS):
+                    async with asyncio.timeout(self._pace.seconds(found=found)):
                         await self._wake.wait()
                 self._wake.clear()
         finally:
@@ -137,9 +142,9 @@ class Relay:
             await asyncio.gather(*tasks, return_exceptions=True)
             self._collect()
 
-    async def _round(self, client: StrictClient) -> None:
-        """Marks what was taken, and begins the lanes that have something. Raises MqttError of a lane that
-        lost the connection.
+    async def _round(self, client: StrictClient) -> bool:
+        """Marks what was taken, and begins the lanes that have something. Whether something is told, or waits
+        to be. Raises MqttError of a lane that lost the connection.
         """
         trouble = self._collect()
         try:
@@ -156,13 +161,14 @@ class Relay:
             )
         except StoreError as error:
             self._outage.note(str(error))
-            return
+            return True
         self._outage.note(None)
         for lane, events in found.items():
             self._running[lane] = asyncio.create_task(
                 self._tell(client, lane, events), name=f"events of {lane}"
             )
             self._running[lane].add_done_callback(lambda _: self._wake.set())
+        return bool(self._running or self._refused)
 
     async def _tell(self, client: StrictClient, lane: str, events: Sequence[Event]) -> _LaneResult:
         """One after another; stops at the first that the broker does not take."""

@@ -29,6 +29,7 @@ from gateway.model.webhook import AttemptOutcome, signature, verdict, wait_after
 from gateway.outage import Outage
 from gateway.settings import Settings
 from gateway.store import webhooks
+from gateway.store.notices import EVENTS, LookPace, Notices
 from gateway.store.pool import Database
 from gateway.store.webhooks import Secrets, WebhookDelivery
 
@@ -65,7 +66,9 @@ class WebhookSender:
         requests: Requests,
         now: Callable[[], datetime] = clock.now,
         rand: Callable[[], float] = random.random,
+        notices: Notices | None = None,
     ) -> None:
+        """`notices` tells of events; without it they are asked for."""
         self._instance = settings.instance
         self._database = database
         self._sealer = sealer
@@ -76,6 +79,7 @@ class WebhookSender:
         self._busy: Counter[str] = Counter()
         self._lanes: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
+        self._pace = LookPace(notices, EVENTS, POLL_SECONDS, self._wake.set)
         self._stopping = False
         self._outage = Outage(
             began=lambda detail: log.warning("events.webhooks_deferred", detail=detail),
@@ -88,7 +92,7 @@ class WebhookSender:
         return bool(self._lanes)
 
     def wake(self) -> None:
-        """There may be something to deliver: look at once. Without it that is found within `POLL_SECONDS`."""
+        """There may be something to deliver: looks at once."""
         self._wake.set()
 
     async def run(self) -> None:
@@ -98,9 +102,9 @@ class WebhookSender:
         try:
             while not self._stopping:
                 self._wake.clear()
-                await self._begin()
+                wait = await self._begin()
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(POLL_SECONDS):
+                    async with asyncio.timeout(wait):
                         await self._wake.wait()
             await asyncio.gather(*self._lanes)
         finally:
@@ -119,7 +123,9 @@ class WebhookSender:
         self._stopping = True
         self._wake.set()
 
-    async def _begin(self) -> None:
+    async def _begin(self) -> float:
+        """Begins what is due; how long to wait for what is due next, where nobody tells of more."""
+        next_seconds = None
         try:
             wanted = await webhooks.due(
                 self._database,
@@ -135,15 +141,20 @@ class WebhookSender:
                 if wanted
                 else []
             )
+            wait = self._pace.seconds(found=bool(wanted))
+            if wait > POLL_SECONDS:
+                next_seconds = await webhooks.seconds_to_next(self._database, now=self._now())
         except StoreError as error:
             self._outage.note(str(error))
-            return
+            return POLL_SECONDS
         self._outage.note(None)
         for delivery in taken:
             self._busy[delivery.endpoint] += 1
             lane = asyncio.create_task(self._deliver(delivery), name=f"webhook {delivery.endpoint}")
             self._lanes.add(lane)
             lane.add_done_callback(partial(self._ended, endpoint=delivery.endpoint))
+        # what is due and was not begun is another's, or waits for a place: asked for as if nobody told
+        return wait if next_seconds is None else min(wait, max(next_seconds, POLL_SECONDS))
 
     def _ended(self, lane: asyncio.Task[None], *, endpoint: str) -> None:
         self._lanes.discard(lane)

@@ -26,6 +26,7 @@ log = structlog.get_logger(__name__)
 
 LEASE = "devices"
 LEASE_SECONDS = 15.0
+RENEW_SECONDS = 5.0
 ROUND_SECONDS = 2.0
 LOOKED_AT_ONCE = 500
 """Devices of a round: after an outage all of them are due, and are looked at within minutes beside the other
@@ -41,6 +42,7 @@ class SilenceWatch:
         self._database = database
         self._settings = settings
         self._owner = owner
+        self._renew_monotonic = 0.0
         self._compiled: tuple[Settings, Sources] | None = None
 
     async def run(self) -> None:
@@ -50,7 +52,7 @@ class SilenceWatch:
                 more = False
                 try:
                     with contained("upkeep", "devices"):
-                        if await leases.claim(self._database, LEASE, self._owner, LEASE_SECONDS) is not None:
+                        if await self._leads() and await store.is_any_due(self._database, clock.now()):
                             more = await self.round(clock.now()) == LOOKED_AT_ONCE
                 except StoreError as error:
                     log.debug("ingest.silence_deferred", detail=str(error))
@@ -59,6 +61,13 @@ class SilenceWatch:
             with suppress(StoreError, TimeoutError):  # a lease that is not released runs out
                 async with asyncio.timeout(ROUND_SECONDS):
                     await leases.release(self._database, LEASE, self._owner)
+
+    async def _leads(self) -> bool:
+        now = clock.monotonic()
+        if now >= self._renew_monotonic:
+            held = await leases.claim(self._database, LEASE, self._owner, LEASE_SECONDS) is not None
+            self._renew_monotonic = now + RENEW_SECONDS if held else now
+        return now < self._renew_monotonic
 
     async def round(self, now: datetime) -> int:
         """Looks at the devices that are due, and tells what changed of others' metrics. How many were looked

@@ -5,7 +5,7 @@ nothing that serves HTTP.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from platform import python_version
 
@@ -23,12 +23,21 @@ class Readiness:
     def __init__(self) -> None:
         self._database: Database | None = None
         self._connected: Callable[[], bool] = lambda: False
+        self._refreshed: Callable[[], Awaitable[None]] = self.alive
         self._draining = False
         metrics.BUILD_INFO.labels(version("fieldgate"), python_version()).set(1)
 
-    def serve(self, database: Database, connected: Callable[[], bool]) -> None:
-        """From now on these are asked. `connected` says whether the broker's session is up."""
+    def serve(
+        self,
+        database: Database,
+        connected: Callable[[], bool],
+        refreshed: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """From now on these are asked. `connected` says whether the broker's session is up; `refreshed`
+        brings the gauges that mirror the database up to date.
+        """
         self._database, self._connected = database, connected
+        self._refreshed = refreshed or self.alive
 
     def draining(self) -> None:
         """Unready for good: no new work is taken."""
@@ -55,5 +64,6 @@ class Readiness:
         """The metrics of this process, and their media type: Prometheus text, or OpenMetrics where `accept`
         asks for it.
         """
+        await self._refreshed()
         encode, media_type = choose_encoder(accept)
         return encode(metrics.REGISTRY).decode(), media_type

@@ -27,7 +27,11 @@ from gateway.store.queries import sql
 log = structlog.get_logger(__name__)
 
 CHANNEL = "fieldgate_lease"
-LOOK_SECONDS = 0.5
+LOOK_SECONDS, ALONE_SECONDS = 0.5, 1.0
+"""Between two looks, beside other replicas and without any. Also alone a replica speaks so often that its
+session outlasts its proofs.
+"""
+
 ANSWER_SECONDS = 3.0
 """A look that is not answered by then ends the session: another may find the database."""
 
@@ -47,7 +51,7 @@ class Presence:
         self._database = database
         self._owner = owner
         self._lease_seconds = lease_seconds
-        self._look_seconds = min(LOOK_SECONDS, lease_seconds / 6)
+        self._max_look_seconds = lease_seconds / 6
         # A process that is cut off silently may begin a push within a third of the lease after its last
         # proof, which came no later than the last answer to a look. The server keeps its session for half of
         # the lease from there.
@@ -96,13 +100,14 @@ class Presence:
             with converted():
                 async with asyncio.timeout(ANSWER_SECONDS):
                     found = await session.fetch(sql("presence_ended"), self._owner)
-                    over = frozenset(row["life"] for row in found)
+                    over = frozenset(row["life"] for row in found if row["is_over"])
                     settled = clock.monotonic() - since >= SETTLED_SECONDS
                     if sure := over if settled else over & seen:
                         await _end(session, sorted(sure), self._lease_seconds)
             seen = over
+            look_seconds = min(LOOK_SECONDS if found else ALONE_SECONDS, self._max_look_seconds)
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._look_seconds if settled else RETURN_SECONDS):
+                async with asyncio.timeout(look_seconds if settled else RETURN_SECONDS):
                     await ended.wait()
 
     def _tell(self) -> None:

@@ -38,6 +38,12 @@ async def claim(
     return readable(rows, _due, name=lambda row: row["connection_id"])
 
 
+async def seconds_to_next(database: Database) -> float | None:
+    """Until a connection is to be looked at, none or less where one is; None where none is to be."""
+    seconds: float | None = await database.fetchval(sql("probe_next"))
+    return seconds
+
+
 def _due(row: asyncpg.Record) -> Due:
     return Due(
         connection=row["connection_id"],

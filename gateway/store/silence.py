@@ -62,6 +62,11 @@ def _heard(row: dict[str, Any]) -> Heard:
     )
 
 
+async def is_any_due(database: Database, now: datetime) -> bool:
+    """Whether a device is to be looked at, or changes of one are to be told. Raises StoreError."""
+    return bool(await database.fetchval(sql("device_any_due"), now))
+
+
 async def due(database: Database, now: datetime, limit: int) -> list[Watched]:
     """Devices that are to be looked at, the first due first. Raises StoreError."""
     rows = await database.fetch(sql("device_due"), now, limit)

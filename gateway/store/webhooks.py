@@ -91,6 +91,14 @@ async def due(
     return [(row["endpoint_id"], row["position"]) for row in rows]
 
 
+async def seconds_to_next(database: Database, *, now: datetime) -> float | None:
+    """Until an attempt is due, none or less where one is; None where nothing waits for an endpoint that is
+    not disabled.
+    """
+    seconds: float | None = await database.fetchval(sql("webhook_next"), now)
+    return seconds
+
+
 async def head(database: Database, endpoint: str, lane: str) -> int | None:
     """Position of the lane's first pending delivery."""
     async with database.connection() as connection:

@@ -16,7 +16,7 @@ import pytest
 from benchmarks import growth_idle
 from benchmarks.servers import wait_until
 from gateway import clock as gateway_clock
-from gateway.connections import answers, following, lifecycle
+from gateway.connections import answers, following
 from gateway.model.connection import State
 from gateway.model.connector import ProbeResult
 from gateway.model.errors import Unavailable
@@ -220,7 +220,7 @@ async def test_statements_of_idle_connections_do_not_grow_with_their_number(data
         await wait_until(listens, what="it listens")
         for _ in range(2):
             failing.asked.clear()
-            await wait_until(lambda: failing.asked[sql("probe_claim")] >= 4, what="a while has passed")
+            await wait_until(lambda: failing.asked[sql("stream_next")] >= 4, what="a while has passed")
     for whole in ("connection_configurations", "connection_read", "trouble_list", "connection_lock"):
         assert failing.asked[sql(whole)] == 0, whole
     assert sum(failing.asked.values()) < 40
@@ -268,7 +268,7 @@ async def test_a_lost_session_of_notices_loses_no_change(database: Database) -> 
     )
     await wait_until(lambda: notices.wake.is_set(), what="it is told of troubles")
     assert notices.take() == set() and notices.take_troubles()
-    await world.execute("select pg_terminate_backend(pid) from pg_stat_activity where query like 'LISTEN%'")
+    await world.execute("select pg_terminate_backend(pid) from pg_stat_activity where query like 'UNLISTEN%'")
     await wait_until(lambda: not notices.is_listening, what="the session is gone")
     await wait_until(lambda: notices.is_listening, what="it listens again")
     assert notices.take() is None
@@ -556,10 +556,12 @@ async def test_turns_of_probes_are_longer_where_nothing_is_left(database: Databa
     world = World(failing := Failing(database), owner="replica-b")
     async with running(world):
         await wait_until(lambda: world.engine.lifecycle._notices.is_listening, what="it listens")
-        await asyncio.sleep(lifecycle.POLL_SECONDS)
         failing.asked.clear()
-        await asyncio.sleep(6 * lifecycle.POLL_SECONDS)
-        assert 1 <= failing.asked[sql("probe_claim")] <= 4
+        await world.execute(  # one each quarter of a second, for three seconds
+            "update connection set probe_at = now() + substr(connection_id, 6)::int * interval '0.25 seconds'"
+        )
+        await wait_until(lambda: world.connector.probes >= len(NAMES), what="each was probed")
+    assert 1 <= failing.asked[sql("probe_claim")] <= 5
 
 
 async def test_what_fails_is_found_without_a_look_at_what_does_not(database: Database) -> None:

@@ -247,6 +247,7 @@ async def test_a_restart_of_the_database_takes_nothing_from_those_who_live(
 
 async def test_who_waits_is_told_at_once(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presence, "LOOK_SECONDS", LEASE_SECONDS)
+    monkeypatch.setattr(presence, "ALONE_SECONDS", LEASE_SECONDS)
     async with living(database, "two/b") as waiting:
         told = asyncio.Event()
         waiting.on_change(told.set)
