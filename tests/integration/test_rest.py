@@ -26,6 +26,7 @@ from gateway.events.record_publisher import RecordPublisher
 from gateway.events.relay import Relay
 from gateway.events.webhook_request import Requests
 from gateway.events.webhooks import WebhookSender
+from gateway.http import server
 from gateway.ingest import silence
 from gateway.ingest.silence import SilenceWatch
 from gateway.model.sample import to_microseconds
@@ -41,6 +42,7 @@ from gateway.store.queries import sql
 from gateway.store.telemetry import TelemetryStore
 from tests.fixtures.connection_rig import World
 from tests.fixtures.failing import Failing
+from tests.fixtures.http_fakes import serving
 from tests.fixtures.told import append, listening, numbered
 from tests.fixtures.webhook_rig import SEALER
 from tests.fixtures.webhook_rig import settings as webhook_settings
@@ -549,3 +551,25 @@ async def test_links_that_are_served_are_not_looked_through(
     assert follower._seconds() == notices.REST_SECONDS
     links.links._waiting.add("acme-1")
     assert follower._seconds() == 0.5
+
+
+async def test_a_server_of_which_nobody_asks_anything_wakes_up_once_a_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And stops at once all the same."""
+    ticks = 0
+    tick = server._Server.on_tick
+
+    async def counted(self: server._Server, counter: int) -> bool:
+        nonlocal ticks
+        ticks += 1
+        return await tick(self, counter)
+
+    monkeypatch.setattr(server._Server, "on_tick", counted)
+    monkeypatch.setattr(server, "TICK_SECONDS", NEVER)
+    async with serving(Readiness()) as client:
+        answer = await client.get("/healthz")
+        assert answer.status_code == 200 and answer.headers["date"]
+        await asyncio.sleep(0.3)
+        assert ticks == 1
+    assert ticks == 2
