@@ -57,9 +57,15 @@ def _machine(results: Mapping[str, Document]) -> list[str]:
         "",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
     ]
-    others = {name for name, one in results.items() if one["machine"] != where}
-    if others:
-        lines += ["", f"Measured elsewhere: {', '.join(sorted(others))}."]
+    others: dict[str, list[str]] = {}
+    for name, one in sorted(results.items()):
+        if one["machine"] != where:
+            others.setdefault(f"{one['machine']['cpu']}, {one['machine']['cores']} cores", []).append(name)
+    lines += [
+        line
+        for machine, names in others.items()
+        for line in ("", f"On another machine ({machine}): {', '.join(names)}.")
+    ]
     return lines
 
 

@@ -66,6 +66,10 @@ class StoreRejected(StoreError):
     """PostgreSQL refuses this very data (SQLSTATE class 22 or 23): trying it again cannot help."""
 
 
+class StoredAlready(StoreRejected):
+    """What was to be new is there: a key is taken. Nothing was stored."""
+
+
 class CustomersLeft(StoreRejected):
     """These customers have moved to another gateway, which takes what they send: nothing was stored, and all
     the rest can be.

@@ -19,6 +19,7 @@ from gateway.model.errors import (
     CustomersLeft,
     LeaseLost,
     NotExceeded,
+    StoredAlready,
     StoreError,
     StoreForbidden,
     StoreRejected,
@@ -92,10 +93,12 @@ _READ_ONLY = asyncpg.ReadOnlySQLTransactionError
 @contextmanager
 def converted() -> Iterator[None]:
     """asyncpg and socket errors leave as StoreUnavailable (try again), StoreRejected (this data never;
-    CustomersLeft is one), LeaseLost, NotExceeded or StoreError.
+    StoredAlready and CustomersLeft are two), LeaseLost, NotExceeded or StoreError.
     """
     try:
         yield
+    except asyncpg.UniqueViolationError as error:
+        raise StoredAlready(f"PostgreSQL refuses the data: {error}") from error
     except (
         asyncpg.DataError,
         asyncpg.IntegrityConstraintViolationError,

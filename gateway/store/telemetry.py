@@ -13,10 +13,12 @@ from gateway import clock
 from gateway.model.errors import (
     CustomersLeft,
     NotExceeded,
+    StoredAlready,
     StoreRejected,
     StoreUnavailable,
     TooManyDevices,
 )
+from gateway.model.newest import Newest, is_later
 from gateway.model.quota import Excess
 from gateway.model.sample import Metrics, from_microseconds, to_microseconds
 from gateway.store import leases, quotas
@@ -95,11 +97,10 @@ class TelemetryStore:
         self._refused: set[tuple[str, str]] = set()  # beyond the limit, until it is asked again
         self._refused_until = 0.0
         self._register_customers = register_customers
-        self._devices: set[tuple[str, str]] = set()
-        self._oldest: dict[
-            tuple[str, str], int
-        ] = {}  # by device: what the database knows to be its oldest, or later
+        # by device that is known: what the database knows to be its oldest, or later
+        self._oldest: dict[tuple[str, str], int] = {}
         self._days: set[int] = set()
+        self._newest = Newest()
         self._told = quotas.ToldExcesses()
 
     async def write(
@@ -120,7 +121,9 @@ class TelemetryStore:
             return await self._write(samples, dead, excesses, also)
         except NotExceeded:
             self._told.clear()
-            return await self._write(samples, dead, excesses, also)
+        except StoredAlready:
+            pass  # what was taken for later is there: it is forgotten now, and each sample is looked for
+        return await self._write(samples, dead, excesses, also)
 
     async def _write(
         self,
@@ -130,11 +133,11 @@ class TelemetryStore:
         also: Callable[[Connection], Awaitable[None]] | None,
     ) -> Written:
         ordered = in_order(samples)
-        devices = ordered.keys() - self._devices
+        devices = ordered.keys() - self._oldest.keys()
         oldest = self._older(ordered)
         days = days_of(ordered)
-        if devices and self._refused:
-            self._raise_known(devices)
+        self._raise_known(devices)
+        newest = self._newest.take(ordered)
         written = Written(stored=0, modified=0)
         sizes: dict[str, int] = {}
         exceeded: tuple[Excess, ...] = ()
@@ -151,7 +154,7 @@ class TelemetryStore:
                 if devices:
                     await self._register(connection, sorted(devices), {customer for customer, _ in days})
                 if writes:
-                    written = await insert(connection, ordered, days, self._term, sizes, counted)
+                    written = await insert(connection, ordered, days, self._term, sizes, counted, newest)
                 if oldest:  # after the logs of their customers, as whoever registers devices
                     await _note_oldest(connection, oldest)
                 if also is not None:
@@ -169,8 +172,8 @@ class TelemetryStore:
         except (StoreRejected, LogMissing):
             self._forget()
             raise
-        self._devices |= devices
         self._oldest |= oldest
+        self._newest.put(ordered, newest, is_new=written.stored == len(samples))
         self._told.note(excesses, clock.monotonic())
         if written.stored:
             self._count_stored(sizes, days, written.stored / len(samples))
@@ -184,7 +187,6 @@ class TelemetryStore:
 
     def _forget_customers(self, customers: Collection[str]) -> None:
         """These customers left; what is known of the others is as it was."""
-        self._devices = {pair for pair in self._devices if pair[0] not in customers}
         self._oldest = {pair: at for pair, at in self._oldest.items() if pair[0] not in customers}
 
     def _refuse(self, devices: frozenset[tuple[str, str]]) -> None:
@@ -194,7 +196,6 @@ class TelemetryStore:
 
     def _forget(self) -> None:
         """It may be that what we know is gone: a day that retention dropped, a dump that was restored."""
-        self._devices.clear()
         self._oldest.clear()
         self._days.clear()
 
@@ -281,10 +282,12 @@ async def insert(
     term: Term | None,
     sizes: dict[str, int],
     counted: list[dict[str, object]] | None = None,
+    newest: Mapping[tuple[str, str], int] | None = None,
 ) -> Written:
     """Raises LeaseLost when the term is over: by then a successor may have stored later values. `days`:
     `days_of` them. `sizes` is given about how many bytes of each customer these are. `counted`: what of the
-    batch is over quotas that are told already; NotExceeded where one is not.
+    batch is over quotas that are told already; NotExceeded where one is not. `newest`: what is known of
+    its devices; StoredAlready where all samples are later than that, and one is there all the same.
     """
     dumps = orjson.dumps
     days = sorted(days)
@@ -299,7 +302,7 @@ async def insert(
         texts += written
         sizes[customer] = sizes.get(customer, 0) + sum(map(len, written)) + ROW_BYTES * count
     row = await connection.fetchrow(
-        sql("telemetry_write"),
+        sql("telemetry_add" if newest is not None and is_later(samples, newest) else "telemetry_write"),
         names,
         devices,
         [key[2] for theirs in samples.values() for key, _, _ in theirs],

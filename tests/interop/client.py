@@ -141,9 +141,12 @@ class Client:
             raise TimeoutError(f"not within {seconds:g} s: {what}") from None
 
     async def messages(self, count: int, seconds: float = SECONDS) -> list[bytes]:
-        """The payloads, once there are so many; fewer where no more came in time."""
+        """The payloads, once there are so many; fewer where none came for `seconds`. A slow broker is not one
+        that loses.
+        """
         with contextlib.suppress(TimeoutError):
-            await self.until(lambda: len(self.received) >= count or self.ended.is_set(), "messages", seconds)
+            while (had := len(self.received)) < count and not self.ended.is_set():
+                await self.until(lambda: len(self.received) > had or self.ended.is_set(), "messages", seconds)
         return [packet.payload for packet in self.received]
 
     async def quiet(self, seconds: float = 1.0) -> list[bytes]:

@@ -27,11 +27,12 @@ from gateway.store.migrate import migrate
 from gateway.store.pool import Database
 from tests.interop.adapters import Broker, Missing
 from tests.interop.client import Client, Refused
+from tests.interop.suite import SESSION_SECONDS
 
 WINDOW = 200
 QUIET_SECONDS = 20.0
-SESSION_SECONDS = 8.0
-"""How old the session is before anything happens: real ones are older than what a broker takes to save them."""
+STALL_SECONDS = 40.0
+"""Without an acknowledgement, and the broker stands still. One that goes on may take as long as it likes."""
 
 
 class Fleet:
@@ -50,6 +51,16 @@ class Fleet:
                 await self._converse()
             except (OSError, TimeoutError, Refused):
                 await asyncio.sleep(0.2)
+
+    async def until(self, holds: Callable[[], bool], what: str) -> None:
+        """Raises TimeoutError, which names `what`, where the broker stands still before."""
+        while not holds():
+            had = len(self.acknowledged)
+            await wait_until(
+                lambda: holds() or len(self.acknowledged) > had,  # noqa: B023
+                what=what,
+                seconds=STALL_SECONDS,
+            )
 
     async def _converse(self) -> None:
         client = await Client(self._port(), "fleet").connect()
@@ -146,19 +157,18 @@ async def _run(broker: Broker, database: Database, trial: Trial, ports: Sequence
         if trial.is_away:
             await _down(running)
         publishing = asyncio.create_task(fleet.run())
-        await wait_until(
-            lambda: len(fleet.acknowledged) >= count // 3, what="a third is published", seconds=240
-        )
+        await fleet.until(lambda: len(fleet.acknowledged) >= count // 3, "a third is published")
         if broker.nodes > 1:
             await broker.stop_node(node, signal.SIGKILL)
         else:
             await broker.stop(signal.SIGKILL)
             await broker.start()
         before = len(fleet.acknowledged)
-        await wait_until(lambda: len(fleet.acknowledged) > before, what="publishing goes on", seconds=120)
+        await fleet.until(lambda: len(fleet.acknowledged) > before, "publishing goes on")
         if trial.is_away:
             running = await _up(settings, database)
-        await asyncio.wait_for(publishing, 240)
+        await fleet.until(publishing.done, "all is published")
+        publishing.result()
         stored = await _settled(database, count)
         held = await _numbers(database)
         return {
@@ -175,7 +185,9 @@ async def _run(broker: Broker, database: Database, trial: Trial, ports: Sequence
 async def _up(settings: Settings, database: Database) -> asyncio.Task[None]:
     ingest = Ingest(settings, database, "interop")
     running = asyncio.create_task(ingest.run())
-    await wait_until(lambda: ingest.connected or running.done(), what="the session is up", seconds=120)
+    await wait_until(
+        lambda: ingest.connected or running.done(), what="the session is up", seconds=STALL_SECONDS
+    )
     if running.done():
         running.result()
     return running

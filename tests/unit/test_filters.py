@@ -19,6 +19,7 @@ NO_LIST = {
     "record_apply": "of rows that were found by their keys",
     "stream_claim": "what is due is found by its time",
     "telemetry_write": "a fact of the whole statement",
+    "telemetry_add": "a fact of the whole statement",
     "device_list": "asked by `filtered` under a name of two",
     "device_list_silent": "asked by `filtered` under a name of two",
     "message_list": "asked by `filtered` under a name of two",
