@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import json
+from collections.abc import Coroutine, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,7 +20,10 @@ from gateway.inbound.walk import InboundWalk
 from gateway.model.errors import PageTooLarge
 from gateway.model.inbound import MAX_PAGE, InboundPage, InboundRecord, KeyPage
 from gateway.model.pressure import Pressure
+from gateway.model.record import Kept, keep
+from gateway.store import inbound_pages
 from gateway.store.pool import Database
+from gateway.store.queries import sql
 from tests.fixtures.inbound_rig import InboundRig
 from tests.fixtures.source import MODIFIED, Source
 
@@ -178,3 +182,49 @@ async def turns(work: Coroutine[Any, Any, Any], *, least: int) -> Any:
         count += 1
     assert count >= least
     return task.result()
+
+
+async def test_a_part_of_a_page_reads_its_records_alone_whenever_its_plan_was_made(
+    database: Database,
+) -> None:
+    """A plan of a small table read all records of the stream for each dozen of a page, until statistics were
+    taken: a history of many thousand took ten times as long, and so did what it left to a commit.
+    """
+    rig = await InboundRig(database).activate()
+    held = [keep(InboundRecord(key=f"k{n}", modified_at=NOON, body={"n": n})) for n in range(300)]
+    statement = sql("record_apply")
+
+    def arguments(part: list[Kept], position: int) -> list[object]:
+        columns = inbound_pages._columns(part)
+        return [
+            rig.customer,
+            rig.name,
+            "work_orders",
+            *columns,
+            position,
+            NOON,
+            10**6,
+            None,
+            False,
+            None,
+            None,
+        ]
+
+    async with database.transaction() as connection:
+        await connection.fetchrow(sql("record_log_lock"), rig.customer)
+        await connection.fetchrow(statement, *arguments(held, 0))
+        plan = await connection.fetchval(
+            f"explain (analyze, format json) {statement}",
+            *arguments(held[:12], 300),
+        )
+    nodes = list(_nodes(json.loads(plan)[0]["Plan"]))
+    read = [node for node in nodes if node.get("Relation Name") == "record" and "Scan" in node["Node Type"]]
+    assert read and all(node["Actual Loops"] == 12 for node in read), read
+    # a row that a filter throws away was read, too
+    assert all(node["Actual Rows"] <= 1 and node.get("Rows Removed by Filter", 0) <= 1 for node in read), read
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for part in plan.get("Plans", []):
+        yield from _nodes(part)

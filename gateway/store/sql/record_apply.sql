@@ -8,7 +8,11 @@ with asked as materialized (
     select a.*, r.key is not null as known, r.body as known_body, r.hash as known_hash, r.deleted as known_deleted
     from unnest($4::text[], $5::text[], $6::bytea[], $7::timestamptz[], $8::boolean[], $9::boolean[], $10::text[], $11::text[])
          with ordinality as a (key, body, hash, source_modified_at, deleted, truncated, progress, reference, place)
-    left join record r on (r.customer_id, r.connection_id, r.stream, r.key) = ($1, $2, $3, a.key)
+    -- The first key from this one on, which only the primary key can tell: a plan of `=` that was made while the table was small reads all records of
+    -- the stream, or of the customer, for each part of a page.
+    left join lateral (
+        select * from record r where (r.customer_id, r.connection_id, r.stream) = ($1, $2, $3) and r.key >= a.key order by r.key limit 1
+    ) r on r.key = a.key
     where r.key is null and not a.deleted
        or (r.hash <> a.hash and not (a.deleted and r.deleted) or r.deleted <> a.deleted)
           and (r.source_modified_at is null or a.source_modified_at is null or a.source_modified_at >= r.source_modified_at or r.source_modified_at > r.modified_at + $17::interval
