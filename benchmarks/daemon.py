@@ -14,8 +14,9 @@ import time
 import urllib.error
 import urllib.request
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, ClassVar
 
 from benchmarks.servers import accepts, end, free_port, wait_until
 
@@ -55,6 +56,9 @@ def postgres_connection(
 
 class Daemon:
     """One replica. Its log is `<name>.log` in the directory, whatever number of processes it was."""
+
+    launch: ClassVar[Callable[..., Any]] = subprocess.Popen
+    """The suite has a faster one (`tests.fixtures.programs`)."""
 
     def __init__(
         self,
@@ -145,7 +149,7 @@ class Daemon:
             environment = {
                 key: value for key, value in os.environ.items() if not key.startswith("FIELDGATE_")
             }
-            self._process = subprocess.Popen(
+            self._process = self.launch(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

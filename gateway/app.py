@@ -36,6 +36,7 @@ from gateway.model.explanation import Explanation
 from gateway.model.pressure import Pressure
 from gateway.outage import Outage
 from gateway.processes.collector import spare_what_is_loaded
+from gateway.processes.forked import Forked
 from gateway.processes.priorities import ask_for_short_slices
 from gateway.processes.readiness import Readiness
 from gateway.processes.service_manager import Supervision
@@ -61,9 +62,11 @@ async def run(
     *,
     reload: Callable[[], Awaitable[Loaded]] | None = None,
     ready: Callable[[], None] | None = None,
+    forked: Forked | None = None,
     handle_signals: bool = True,
 ) -> None:
-    """Runs the daemon until SIGTERM, SIGINT or cancellation; a second signal stops hard.
+    """Runs the daemon until SIGTERM, SIGINT or cancellation; a second signal stops hard. `forked`: what
+    becomes its HTTP process, where that was forked before there was a loop.
 
     `reload` reads the configuration again at SIGHUP; a faulty one changes nothing. Raises ConfigError and
     BrokerRefused when it can never work, and the error of a core loop that died.
@@ -84,7 +87,7 @@ async def run(
         listening = await listen_all(settings.http)
         for one in listening:
             stack.callback(one.close)
-        http = HttpProcess(settings, readiness, owner=owner, listening=listening)
+        http = HttpProcess(settings, readiness, owner=owner, listening=listening, forked=forked)
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(http.run(), name="http")
             opened = await _until_stopped(_open(settings), stopping)

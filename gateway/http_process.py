@@ -1,17 +1,16 @@
 """The HTTP process: a second composition root. It is to the daemon what a replica is that takes nothing in
 and delivers nothing; they meet in PostgreSQL.
 
-`gateway.processes.supervisor` starts it, with everything that it needs on its standard input.
+`gateway.processes.supervisor` gives it everything that it needs over its line.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import pickle
 import resource
 import socket
-import sys
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -34,7 +33,7 @@ from gateway.http.server import HttpServer
 from gateway.http.services import Services, assemble, known_customers
 from gateway.ingest.messages import Messages
 from gateway.outage import Outage
-from gateway.processes.channel import Channel, Daemon
+from gateway.processes.channel import Channel, Daemon, unpacked
 from gateway.processes.collector import spare_what_is_loaded
 from gateway.processes.parent import outlive_parent
 from gateway.processes.priorities import step_back
@@ -47,19 +46,16 @@ log = structlog.get_logger(__name__)
 MAX_DESCRIPTORS = 65_536
 
 
-def main() -> None:
+def main(line: socket.socket) -> None:
     """Serves until the daemon says so or is gone. Signals are the daemon's: those that a terminal and a
     service manager send to every process are ignored before this is imported.
     """
-    start: Start = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our own daemon, over a pipe
-    logs.setup(start.settings.logging)
-    tracing.setup(
-        start.settings.tracing, instance=start.settings.instance, replica=start.owner, process="http"
-    )
     _allow_descriptors()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_run(start))
-    tracing.stop()
+    _, listening, *_ = socket.recv_fds(line, 1, 2)  # waits until the daemon listens
+    if listening:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_run(line, [socket.socket(fileno=one) for one in listening]))
+        tracing.stop()
 
 
 def _allow_descriptors() -> None:
@@ -69,12 +65,22 @@ def _allow_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, MAX_DESCRIPTORS), hard))
 
 
-async def _run(start: Start) -> None:
-    daemon = Daemon(await Channel.over(socket.socket(fileno=start.line)))
-    scraped = None if start.metrics_listening is None else socket.socket(fileno=start.metrics_listening)
-    listening = socket.socket(fileno=start.listening)
+async def _run(line: socket.socket, listening: Sequence[socket.socket]) -> None:
+    channel = await Channel.over(line)
+    told = await channel.receive()
+    if told is None:  # the daemon is gone
+        return
+    start: Start = unpacked(told["start"])
+    logs.setup(start.settings.logging)
+    tracing.setup(
+        start.settings.tracing, instance=start.settings.instance, replica=start.owner, process="http"
+    )
+    daemon = Daemon(channel)
     exposition = Exposition(daemon, start.settings.metrics)
-    server = HttpServer(listening, exposition, start.settings.http, metrics_listening=scraped)
+    asked, *scraped = listening
+    server = HttpServer(
+        asked, exposition, start.settings.http, metrics_listening=scraped[0] if scraped else None
+    )
     async with asyncio.TaskGroup() as group:
         group.create_task(daemon.listen(), name="daemon")
         outlive_parent()  # that task notices its end; and a token that is being refreshed must not be cut off
@@ -166,7 +172,3 @@ def _logins(settings: Settings, engine: Engine) -> LoginsPort | None:
         customers=lambda: known_customers(engine.service.settings),
         allowed=settings.egress.allow,
     )
-
-
-if __name__ == "__main__":
-    main()

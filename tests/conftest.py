@@ -8,6 +8,7 @@ import asyncio
 import itertools
 import shutil
 import signal
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
@@ -18,9 +19,11 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
+from benchmarks.daemon import Daemon
 from benchmarks.servers import Mosquitto, Postgres, free_port, wait_until
 from gateway.store.migrate import migrate
 from gateway.store.pool import Database
+from tests.fixtures import programs
 from tests.fixtures.memory import in_memory
 
 # A machine that is busy with something else makes examples slowly; that says nothing of the code.
@@ -31,6 +34,8 @@ settings.load_profile("patient")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+Daemon.launch = staticmethod(programs.popen)
+
 TEMPLATE = "fieldgate_template"
 _numbers = itertools.count(1)
 
@@ -40,6 +45,12 @@ def logging_as_before() -> Iterator[None]:
     """A command configures logging for its process, which here is that of every test after it."""
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture
+def started_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Daemons are programs that are started, with all that a start is, instead of forks."""
+    monkeypatch.setattr(Daemon, "launch", staticmethod(subprocess.Popen))
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import socket
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +16,7 @@ from connectors import registry
 from gateway import app, logs
 from gateway.configuration import Loaded
 from gateway.model.errors import ConfigError, FieldgateError, fault_of
+from gateway.processes.forked import Forked, fork
 from gateway.reading import Fallback, read, read_again
 from gateway.settings import LoggingSettings
 
@@ -40,9 +43,12 @@ def run(
     """
     logs.setup(LoggingSettings())  # until the configuration says otherwise
     registry.load()
+    forked = fork(_answer_http)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            runner.run(_embedded(config, data_dir) if embedded else _serve(config or DEFAULT_CONFIG))
+            runner.run(
+                _embedded(config, data_dir, forked) if embedded else _serve(config or DEFAULT_CONFIG, forked)
+            )
         except (FieldgateError, BaseExceptionGroup) as error:
             fault = fault_of(error)
             if fault is not None and not isinstance(fault, ConfigError):
@@ -50,13 +56,21 @@ def run(
             raise
 
 
-async def _serve(config: Path) -> None:
+def _answer_http(line: socket.socket) -> None:
+    gc.disable()  # what importing makes is no garbage
+    from gateway.http_process import main  # in that process alone: the daemon needs none of it
+
+    gc.enable()
+    main(line)
+
+
+async def _serve(config: Path, forked: Forked) -> None:
     loaded = read(config)
     logs.setup(loaded.settings.logging)
-    await app.run(loaded.settings, loaded.connections, reload=lambda: read_again(config))
+    await app.run(loaded.settings, loaded.connections, reload=lambda: read_again(config), forked=forked)
 
 
-async def _embedded(config: Path | None, data_dir: Path) -> None:
+async def _embedded(config: Path | None, data_dir: Path, forked: Forked) -> None:
     from gateway.embedded import BROKER_FILE, DSN_FILE, embedded  # the extra may not be installed
 
     async with embedded(data_dir, log) as servers:
@@ -83,4 +97,4 @@ async def _embedded(config: Path | None, data_dir: Path) -> None:
 
         loaded = used(read(config, ours))
         logs.setup(loaded.settings.logging)
-        await servers.guard(app.run(loaded.settings, loaded.connections, reload=reload))
+        await servers.guard(app.run(loaded.settings, loaded.connections, reload=reload, forked=forked))

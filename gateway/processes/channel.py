@@ -1,7 +1,8 @@
 """The line between the daemon and its HTTP process: a socket pair that carries JSON documents, one a line.
 
-The daemon says `{"serve": true}` when the API may answer, `{"stop": true}` when it may not, and `{"settings":
-...}` after a reload; the HTTP process asks `{"ask": name, "number": n, ...}` and is given `{"answer": ...,
+With one byte before the first document the daemon gives the sockets that listen. It says `{"start": ...}`
+first, `{"serve": true}` when the API may answer, `{"stop": true}` when it may not, and `{"settings": ...}`
+after a reload; the HTTP process asks `{"ask": name, "number": n, ...}` and is given `{"answer": ...,
 "number": n}`. Either side knows by the end of the line that the other is gone.
 """
 
@@ -27,6 +28,16 @@ MAX_LINE = 64 << 20
 ANSWER_SECONDS = 5.0
 
 Document = Mapping[str, Any]
+
+
+def packed(thing: object) -> str:
+    """What is no JSON, and holds secrets, for the other process."""
+    return base64.b64encode(pickle.dumps(thing)).decode()
+
+
+def unpacked(text: str) -> Any:
+    """What the daemon packed."""
+    return pickle.loads(base64.b64decode(text))  # noqa: S301 - from our own daemon
 
 
 class Channel:
@@ -85,8 +96,7 @@ class Daemon:
             if "serve" in said:
                 self.serving.set()
             elif "settings" in said:
-                packed = base64.b64decode(said["settings"])
-                self._reloaded = pickle.loads(packed)  # noqa: S301 - from our own daemon
+                self._reloaded = unpacked(said["settings"])
                 self._know(self._reloaded)
             elif (asked := self._asked.get(said["number"])) is not None and not asked.done():
                 asked.set_result(said["answer"])

@@ -29,3 +29,16 @@ def outlive_parent() -> None:
     """In the child, undoes `ends_with_parent`: from now on it notices by itself, and ends in order."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, 0)
+
+
+def apart() -> Callable[[], None]:
+    """What the HTTP process begins with: what a terminal sends to its group is the daemon's alone. Until it
+    listens to the daemon it would not notice that it was killed, and would keep the port.
+    """
+    end_with_us = ends_with_parent(signal.SIGKILL)
+
+    def begin() -> None:
+        end_with_us()
+        os.setpgrp()
+
+    return begin

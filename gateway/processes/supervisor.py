@@ -5,16 +5,13 @@ asks of the daemon.
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import errno
-import os
-import pickle
-import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
@@ -22,20 +19,21 @@ from gateway import clock
 from gateway.model.address import to_listen
 from gateway.model.errors import ConfigError
 from gateway.processes import counters
-from gateway.processes.channel import Channel, Document
-from gateway.processes.parent import ends_with_parent
+from gateway.processes.channel import Channel, Document, packed
+from gateway.processes.forked import Forked
+from gateway.processes.parent import apart
 from gateway.processes.readiness import Readiness
 from gateway.settings import HttpSettings, Settings
 
 log = structlog.get_logger(__name__)
 
-PROGRAM = """import gc, signal
+PROGRAM = """import gc, signal, socket, sys
 gc.disable()
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, signal.SIG_IGN)
 from gateway.http_process import main
 gc.enable()
-main()
+main(socket.socket(fileno=int(sys.argv[1])))
 """
 """Signals are ignored before anything is imported. They cannot be before that: libuv sets them back in a new
 process. What importing makes is no garbage: looking for some takes a sixth of the time.
@@ -57,13 +55,10 @@ a machine that is busy.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """What the process is given on its standard input, pickled: it holds secrets."""
+    """What the process is told first on its line, after it was given the sockets that listen."""
 
     settings: Settings
     owner: str
-    listening: int
-    metrics_listening: int | None
-    line: int
 
 
 class HttpProcess:
@@ -74,10 +69,18 @@ class HttpProcess:
     """
 
     def __init__(
-        self, settings: Settings, readiness: Readiness, *, owner: str, listening: Sequence[socket.socket]
+        self,
+        settings: Settings,
+        readiness: Readiness,
+        *,
+        owner: str,
+        listening: Sequence[socket.socket],
+        forked: Forked | None = None,
     ) -> None:
-        """`listening`: that of `http.listen`, and that of `http.metrics_listen` where there is one."""
-        self._listening = listening
+        """`listening`: that of `http.listen`, and that of `http.metrics_listen` where there is one. `forked`:
+        the first process, which is there and waits; whoever takes its place starts as a program.
+        """
+        self._listening, self._forked = listening, forked
         self._settings, self._readiness, self._owner = settings, readiness, owner
         self._serving = False
         self._stopping = asyncio.Event()
@@ -95,7 +98,7 @@ class HttpProcess:
         """The settings after a reload: the process that runs is told, one that starts has them."""
         self._settings = settings
         if self._channel is not None:
-            self._channel.send({"settings": base64.b64encode(pickle.dumps(settings)).decode()})
+            self._channel.send({"settings": packed(settings)})
 
     async def run(self) -> None:
         """Until `stop` or cancellation."""
@@ -133,28 +136,12 @@ class HttpProcess:
 
     async def _one(self, listening: Sequence[socket.socket]) -> int | None:
         """One process, from its start to its end; its exit code."""
-        ours, theirs = socket.socketpair()
-        with theirs, contextlib.ExitStack() as unless_started:
-            unless_started.enter_context(ours)
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-P", "-c", PROGRAM,
-                stdin=asyncio.subprocess.PIPE,
-                pass_fds=(*(one.fileno() for one in listening), theirs.fileno()), preexec_fn=_apart(),
-            )  # fmt: skip
-            unless_started.pop_all()
-            start = Start(
-                settings=self._settings,
-                owner=f"{self._owner}/http",
-                listening=listening[0].fileno(),
-                metrics_listening=listening[1].fileno() if len(listening) > 1 else None,
-                line=theirs.fileno(),
-            )
-        assert process.stdin is not None
-        process.stdin.write(pickle.dumps(start))
-        process.stdin.close()
-        channel = self._channel = await Channel.over(ours)
-        if self._settings is not start.settings:  # they changed while it started
-            self.know(self._settings)
+        process, line = (self._forked, self._forked.line) if self._forked else await _executed()
+        self._forked = None
+        with contextlib.suppress(OSError):  # it is gone already, which its line says as well
+            socket.send_fds(line, [b"\0"], [one.fileno() for one in listening])
+        channel = self._channel = await Channel.over(line)
+        channel.send({"start": packed(Start(settings=self._settings, owner=f"{self._owner}/http"))})
         if self._serving:
             channel.send({"serve": True})
         conversing, stopped = (
@@ -199,20 +186,39 @@ class HttpProcess:
                 raise AssertionError(other)
 
 
-def _apart() -> Callable[[], None]:
-    """What the new process begins with: what a terminal sends to its group is ours alone. Until it listens to
-    us it would not notice that we were killed, and would keep the port.
-    """
-    end_with_us = ends_with_parent(signal.SIGKILL)
+class _Process(Protocol):
+    """One that we started, in either way."""
 
-    def apart() -> None:
-        os.setpgrp()
-        end_with_us()
+    @property
+    def returncode(self) -> int | None:
+        """None while it runs."""
+        ...
 
-    return apart
+    async def wait(self) -> int:
+        """Its exit code."""
+        ...
+
+    def kill(self) -> None:
+        """By SIGKILL."""
+        ...
 
 
-async def _ended(process: asyncio.subprocess.Process) -> None:
+async def _executed() -> tuple[_Process, socket.socket]:
+    """The program, started, and our end of its line."""
+    ours, theirs = socket.socketpair()
+    with theirs, contextlib.ExitStack() as unless_started:
+        unless_started.enter_context(ours)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-c", PROGRAM, str(theirs.fileno())),
+            stdin=asyncio.subprocess.DEVNULL,
+            pass_fds=(theirs.fileno(),),
+            preexec_fn=apart(),
+        )
+        unless_started.pop_all()
+    return process, ours
+
+
+async def _ended(process: _Process) -> None:
     """Waits until it has ended; kills it when it will not."""
     try:
         async with asyncio.timeout(STOP_SECONDS):

@@ -4,11 +4,9 @@ finding once the gateway is gone.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -22,17 +20,12 @@ from benchmarks.servers import Mosquitto, Postgres, wait_until
 from gateway.model.access import Role
 from gateway.store import access
 from gateway.store.pool import Database
+from tests.fixtures import programs
 
 
 async def asked(daemon: Daemon, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, "-m", "gateway", "doctor", "--config", str(daemon._path), *arguments],
-        env={**os.environ, **daemon._environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+    return await programs.run(
+        "doctor", "--config", str(daemon._path), *arguments, env={**os.environ, **daemon._environment}
     )
 
 

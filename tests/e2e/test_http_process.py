@@ -26,6 +26,8 @@ from gateway.model.access import Role
 from gateway.store import access
 from gateway.store.pool import Database
 
+pytestmark = pytest.mark.usefixtures("started_alone")
+
 
 @pytest.fixture
 async def daemon(tmp_path: Path, mosquitto: Mosquitto, dsn: str) -> AsyncIterator[Daemon]:
@@ -104,18 +106,24 @@ async def test_it_does_not_outlive_a_daemon_that_is_killed_and_leaves_the_port(d
     await daemon.ready()
 
 
+@pytest.mark.parametrize("which", ["first", "next"])
 async def test_one_that_was_being_started_ends_at_once_with_a_daemon_that_is_killed(
-    tmp_path: Path, mosquitto: Mosquitto, dsn: str
+    tmp_path: Path, mosquitto: Mosquitto, dsn: str, which: str
 ) -> None:
     made = Daemon(tmp_path, broker_url=mosquitto.url, dsn=dsn)
     made.start()
+    before = made.pid
     try:
+        if which == "next":
+            await made.ready()
+            before = http_process(made)
+            os.kill(before, signal.SIGKILL)
 
         def has_begun() -> bool:
-            """Not before it runs its own program: a mere copy of the daemon has not asked for the end yet."""
+            """Not before it is apart from the daemon: a mere copy of that has not asked for the end yet."""
             *_, newest = processes(made.pid)
-            with suppress(psutil.NoSuchProcess):
-                return newest != made.pid and "-P" in psutil.Process(newest).cmdline()
+            with suppress(ProcessLookupError):
+                return newest not in (made.pid, before) and os.getpgid(newest) == newest
             return False
 
         await wait_until(has_begun, what="it is being started", every=0.01)

@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-import sys
 from pathlib import Path
 
 import yaml
@@ -23,6 +22,7 @@ from gateway.model.topics import route
 from gateway.payloads import presets
 from gateway.payloads.sources import compile_sources, only
 from gateway.source_settings import SourceSettings
+from tests.fixtures import programs
 
 KEY = 'security: {encryption_keys: ["${env:TEST_KEY}"]}\n'
 RETENTION = "telemetry:\n  retention: 20000d\n"
@@ -33,18 +33,8 @@ ENVIRONMENT = {"TEST_KEY": base64.b64encode(bytes(range(32))).decode()}
 
 
 async def fieldgate(*arguments: str) -> tuple[int, str, str]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "gateway",
-        *arguments,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, **ENVIRONMENT},
-    )
-    out, err = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
+    done = await programs.run(*arguments, env={**os.environ, **ENVIRONMENT})
+    return done.returncode, done.stdout, done.stderr
 
 
 def messages() -> list[tuple[str, bytes]]:

@@ -15,6 +15,8 @@ from benchmarks.daemon import Daemon, handles
 from benchmarks.servers import Mosquitto, wait_until
 from gateway.store.pool import Database
 
+pytestmark = pytest.mark.usefixtures("started_alone")
+
 
 async def _ends(daemon: Daemon) -> int:
     daemon.start()

@@ -12,6 +12,8 @@ import pytest
 
 from tests.fault.rig import Fleet, Rig, size, started
 
+pytestmark = pytest.mark.usefixtures("started_alone")
+
 
 async def _survives(rig: Rig, *, messages: int, kills: int, seed: int) -> None:
     chance = random.Random(seed)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import jsonschema
@@ -21,6 +18,7 @@ from gateway.store import status
 from gateway.store.alerts import LAST_ALERT
 from gateway.store.pool import Database
 from gateway.store.views import END, Views
+from tests.fixtures import programs
 from tests.fixtures.alerting import rig_on
 from tests.fixtures.sync_rig import BASE, MINUTE
 from tests.integration.test_publisher import Watcher, publishing, watcher, watching
@@ -154,17 +152,9 @@ async def test_the_command_lists_them_for_people_and_programs(
     )
 
     async def fieldgate(*arguments: str, fails: bool = False) -> str:
-        command = [sys.executable, "-m", "gateway", "alerts", *arguments, "--config", str(configuration)]
-        key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
-        done = await asyncio.to_thread(
-            subprocess.run,
-            command,
-            cwd=ROOT,
-            env={**os.environ, "DSN": dsn, "KEY": key, "COLUMNS": "160"},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
+        environment = {"DSN": dsn, "KEY": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", "COLUMNS": "160"}
+        done = await programs.run(
+            "alerts", *arguments, "--config", str(configuration), env={**os.environ, **environment}
         )
         assert done.returncode == int(fails), done.stderr
         return done.stderr if fails else done.stdout

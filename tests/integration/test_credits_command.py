@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ import pytest
 from gateway.settings import CreditsSettings
 from gateway.store import credits as ledger
 from gateway.store.pool import Database
+from tests.fixtures import programs
 from tests.fixtures.ledger import Ledger
 
 ROOT = Path(__file__).parents[2]
@@ -32,21 +31,9 @@ async def books(database: Database) -> Ledger:
 async def ask(tmp_path: Path, dsn: str, *arguments: str) -> tuple[int, str, str]:
     path = tmp_path / "fieldgate.yaml"
     path.write_text('database: {dsn: "${env:DSN}"}\nsecurity: {encryption_keys: ["${env:KEY}"]}\n')
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway", "credits", "--config", str(path), *arguments),
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "DSN": dsn,
-            "KEY": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
-            "COLUMNS": "120",
-        },
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    output, errors = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, output.decode(), errors.decode()
+    environment = {"DSN": dsn, "KEY": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", "COLUMNS": "120"}
+    done = await programs.run("credits", "--config", str(path), *arguments, env={**os.environ, **environment})
+    return done.returncode, done.stdout, done.stderr
 
 
 async def test_it_tells_programs_everything(books: Ledger, dsn: str, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.servers import free_port, wait_until
+from tests.fixtures import programs
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,15 +23,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def fieldgate(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments),
-        cwd=ROOT,
-        env={**os.environ, **environ},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return programs.fieldgate(*arguments, env={**os.environ, **environ})
 
 
 async def test_a_gateway_with_servers_of_its_own_is_found_by_the_other_commands(enterable: Path) -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 from gateway.connections.incidents import Incidents
 from gateway.connections.verdicts import decide
 from gateway.store.pool import Database
-from tests.fixtures import fleet
+from tests.fixtures import fleet, programs
 from tests.fixtures.fleet import HOSTS, OWNERS, calls, on, pass_time
 
 ROOT = Path(__file__).parents[2]
@@ -21,30 +18,14 @@ CONFIGURATION = 'security: {encryption_keys: ["${env:KEY}"]}\ndatabase: {dsn: "$
 
 async def fieldgate(folder: Path, dsn: str, *arguments: str) -> str:
     (folder / "fieldgate.yaml").write_text(CONFIGURATION)
-    command = [
-        sys.executable,
-        "-m",
-        "gateway",
-        "incidents",
-        *arguments,
-        "--config",
-        str(folder / "fieldgate.yaml"),
-    ]
     environment = {
         **os.environ,
         "DSN": dsn,
         "KEY": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
         "COLUMNS": "160",
     }
-    done = await asyncio.to_thread(
-        subprocess.run,
-        command,
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+    done = await programs.run(
+        "incidents", *arguments, "--config", str(folder / "fieldgate.yaml"), env=environment
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -21,19 +21,14 @@ from gateway.demo.fleet import Fleet, advance, new_machine, publish_steadily
 from gateway.demo.publisher import Publisher
 from gateway.payloads.sparkplug.wire import rebirth
 from gateway.settings import BrokerSettings
+from tests.fixtures import programs
 from tests.fixtures.waiting import wait_until
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 
 
 def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "gateway", "simulate", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    return programs.fieldgate("simulate", *arguments)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -15,6 +15,7 @@ from connectors.registry import SYSTEMS
 from gateway.cli.explain import explain_message
 from gateway.configuration import load
 from gateway.ingest.explain import window_of
+from tests.fixtures import programs
 from tools.reference import files
 
 ROOT = Path(__file__).parents[2]
@@ -50,16 +51,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def fieldgate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "gateway", *arguments, "--config", str(folder / "fieldgate.yaml")]
-    return subprocess.run(
-        command,
-        cwd=ROOT,
-        env={**ENVIRON, "COLUMNS": "200", "PATH": ""},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    named = ("--config", str(folder / "fieldgate.yaml"))
+    return programs.fieldgate(*arguments, *named, env={**ENVIRON, "COLUMNS": "200", "PATH": ""})
 
 
 def test_check_summarises_what_is_right(folder: Path) -> None:
@@ -104,15 +97,9 @@ def test_check_names_the_line_of_a_connections_file_that_cannot_be_read(folder: 
 def test_explain_ends_with_1_for_a_dead_letter_and_needs_no_secret(
     folder: Path, payload: str, code: int
 ) -> None:
-    command = [sys.executable, "-m", "gateway", "explain", "acme/devices/pump-7/telemetry", payload]
-    done = subprocess.run(
-        [*command, "--config", str(folder / "fieldgate.yaml"), "--json"],
-        cwd=ROOT,
-        env={"PATH": ""},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+    named = ("--config", str(folder / "fieldgate.yaml"))
+    done = programs.fieldgate(
+        "explain", "acme/devices/pump-7/telemetry", payload, *named, "--json", env={"PATH": ""}
     )
     assert done.returncode == code, done.stderr
     assert (json.loads(done.stdout)["dead_letter"] is None) is (code == 0)

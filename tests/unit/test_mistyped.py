@@ -6,27 +6,18 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from gateway.cli.main import COMMANDS, SECTIONS
 from gateway.model.topics import filter_fault, topic_fault
-
-ROOT = Path(__file__).parents[2]
+from tests.fixtures import programs
 
 
 def fieldgate(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "gateway", *arguments],
-        cwd=ROOT,
-        env={"COLUMNS": "80", "PATH": "", "FIELDGATE_DATABASE_DSN": "postgresql://a:b@127.0.0.1:1/c"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    environment = {"COLUMNS": "80", "PATH": "", "FIELDGATE_DATABASE_DSN": "postgresql://a:b@127.0.0.1:1/c"}
+    return programs.fieldgate(*arguments, env=environment)
 
 
 @pytest.mark.parametrize(
