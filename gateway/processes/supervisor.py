@@ -186,7 +186,7 @@ class HttpProcess:
                 raise AssertionError(other)
 
 
-class _Process(Protocol):
+class _Child(Protocol):
     """One that we started, in either way."""
 
     @property
@@ -203,7 +203,7 @@ class _Process(Protocol):
         ...
 
 
-async def _executed() -> tuple[_Process, socket.socket]:
+async def _executed() -> tuple[_Child, socket.socket]:
     """The program, started, and our end of its line."""
     ours, theirs = socket.socketpair()
     with theirs, contextlib.ExitStack() as unless_started:
@@ -218,7 +218,7 @@ async def _executed() -> tuple[_Process, socket.socket]:
     return process, ours
 
 
-async def _ended(process: _Process) -> None:
+async def _ended(process: _Child) -> None:
     """Waits until it has ended; kills it when it will not."""
     try:
         async with asyncio.timeout(STOP_SECONDS):
