@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from decimal import Decimal
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
@@ -17,8 +18,8 @@ NAMES_A_CUSTOMER = object()
 CustomerId = Annotated[Identifier, NAMES_A_CUSTOMER]
 
 
-_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_MAX_SECONDS = 40_000 * 86400  # more than anybody waits; a time plus or minus this is still a time
+_UNITS = {"ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
+_MAX_MICROSECONDS = 40_000 * _UNITS["d"]  # more than anybody waits; a time plus or minus this is still a time
 
 
 def parse_duration(value: object) -> object:
@@ -28,9 +29,9 @@ def parse_duration(value: object) -> object:
     if isinstance(value, timedelta):
         return value
     if isinstance(value, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", value.strip())):
-        seconds = float(match[1]) * _UNITS[match[2]]
-        if seconds <= _MAX_SECONDS:
-            return timedelta(seconds=seconds)
+        microseconds = Decimal(match[1]) * _UNITS[match[2]]  # a double would be another one beyond some years
+        if microseconds <= _MAX_MICROSECONDS:
+            return timedelta(microseconds=int(microseconds.to_integral_value()))
     raise ValueError("a duration is a number and a unit: 200ms, 30s, 5m, 2h or 7d")
 
 

@@ -23,6 +23,9 @@ from gateway.store.pool import Database
 from tests.fixtures.commanding import Customer, customer
 from tests.fixtures.shelf import Shelf, installed
 
+# what is installed beside it is found by a start alone
+pytestmark = pytest.mark.usefixtures("started_alone")
+
 PAGE = (Path(__file__).parents[2] / "docs" / "records.md").read_text()
 
 

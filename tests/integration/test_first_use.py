@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, example, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 from rich.console import Console
@@ -447,6 +447,7 @@ def test_meters_that_were_read_can_be_given_back(rules: list[MeterRule]) -> None
     assert back == [(r.device, r.metric, r.meter, r.unit, r.reduce, r.every, r.deadband) for r in rules]
 
 
+@example(timedelta(days=28634, microseconds=5094))  # of which a double is another one
 @given(st.timedeltas(min_value=timedelta(0), max_value=timedelta(days=40_000)))
 def test_a_duration_is_written_as_it_is_read(duration: timedelta) -> None:
     assert parse_duration(written(duration)) == duration

@@ -203,7 +203,7 @@ async def test_who_looks_is_told_of_their_customers_changes_and_nobody_is_listen
         await connection.execute("insert into customer values ('globex')")
     live = Live(database, limit=5)
     listeners = (
-        "select count(*) from pg_stat_activity where query ilike 'listen%' and datname = current_database()"
+        "select count(*) from pg_stat_activity where query ~* '^(un)?listen' and datname = current_database()"
     )
 
     async def listening() -> int:
@@ -237,7 +237,7 @@ async def test_a_line_that_is_cut_is_made_again_and_what_was_missed_is_told(data
         async with database.connection() as connection:
             await connection.execute(
                 "select pg_terminate_backend(pid) from pg_stat_activity"
-                " where pid <> pg_backend_pid() and datname = current_database() and query ilike 'listen%'"
+                " where pid <> pg_backend_pid() and datname = current_database() and query ~* '^(un)?listen'"
             )
         assert await watcher.changed(15), "whatever was said meanwhile"
 
