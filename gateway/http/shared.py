@@ -15,8 +15,10 @@ from gateway import clock
 SHARED_SECONDS = 1.0
 """For so long a part is given to others. Pages that are open ask at the same moment: when they are told."""
 
-MAX_SHARED = 64
-"""Who looks for many things at once shares fewer of them, and pays what each of them costs."""
+MAX_SHARED = 16
+"""Of one customer: who looks for many things at once shares fewer of them, and pays what each of them costs.
+Nobody else does.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,24 +50,34 @@ class SharedParts:
 
     def __init__(self, changes: Callable[[], int]) -> None:
         self._changes = changes
-        self._held: dict[Hashable, _Shared] = {}
+        self._held: dict[tuple[str | None, Hashable], _Shared] = {}
 
     async def get(
-        self, key: Hashable, compute: Callable[[], Coroutine[None, None, Part]], *, anew: bool
+        self,
+        customer: str | None,
+        key: Hashable,
+        compute: Callable[[], Coroutine[None, None, Part]],
+        *,
+        anew: bool,
     ) -> Part:
-        """The part of this key. `anew`: computed after this was asked, for whoever comes from a form that
-        changed something. Raises what `compute` raises.
+        """The part of this key, for whoever is bound to this customer or (None) to none. `anew`: computed
+        after this was asked, for whoever comes from a form that changed something. Raises what `compute`
+        raises.
         """
-        held = self._held.get(key)
+        held = self._held.get((customer, key))
         if anew or held is None or not self._is_fresh(held):
-            held = self._begin(key, compute)
+            held = self._begin((customer, key), compute)
         # Others wait for the same task: one of them that goes away does not end it.
         return await asyncio.shield(held.part)
 
-    def _begin(self, key: Hashable, compute: Callable[[], Coroutine[None, None, Part]]) -> _Shared:
+    def _begin(
+        self, key: tuple[str | None, Hashable], compute: Callable[[], Coroutine[None, None, Part]]
+    ) -> _Shared:
         self._held = {known: held for known, held in self._held.items() if self._is_fresh(held)}
-        if len(self._held) >= MAX_SHARED:
-            self._held.clear()
+        theirs = [known for known in self._held if known[0] == key[0]]
+        if len(theirs) >= MAX_SHARED:
+            for known in theirs:
+                del self._held[known]
         # `changes` is read before anything else is: what is told while it is computed may not be in it.
         held = _Shared(
             began_monotonic=clock.monotonic(),

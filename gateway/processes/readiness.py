@@ -23,7 +23,7 @@ class Readiness:
     def __init__(self) -> None:
         self._database: Database | None = None
         self._connected: Callable[[], bool] = lambda: False
-        self._refreshed: Callable[[], Awaitable[None]] = self.alive
+        self._refreshed: Callable[[], Awaitable[None]] | None = None
         self._draining = False
         metrics.BUILD_INFO.labels(version("fieldgate"), python_version()).set(1)
 
@@ -37,7 +37,7 @@ class Readiness:
         brings the gauges that mirror the database up to date.
         """
         self._database, self._connected = database, connected
-        self._refreshed = refreshed or self.alive
+        self._refreshed = refreshed
 
     def draining(self) -> None:
         """Unready for good: no new work is taken."""
@@ -64,6 +64,7 @@ class Readiness:
         """The metrics of this process, and their media type: Prometheus text, or OpenMetrics where `accept`
         asks for it.
         """
-        await self._refreshed()
+        if self._refreshed is not None:
+            await self._refreshed()
         encode, media_type = choose_encoder(accept)
         return encode(metrics.REGISTRY).decode(), media_type

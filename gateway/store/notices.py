@@ -41,6 +41,11 @@ UNHEARD_SECONDS = 30.0
 REST_SECONDS = 5.0
 """How often whoever is told looks all the same, in case a notice was lost."""
 
+TOGETHER_SECONDS = 0.1
+"""How often whoever listens is told at most: a customer who makes much of what is told must not have
+everybody look after each commit.
+"""
+
 BUSY_SECONDS = 5.0
 """How long whoever has found something looks as if nobody told: what changes once more before it is worked
 off is told once.
@@ -61,10 +66,14 @@ class Notices:
         self.is_listening = False
         """Whether what changes is told: a notice of our own was heard by the session that listens."""
         self._told: dict[str, list[Callable[[], None]]] = {}
+        self._passed_on: dict[
+            str, float
+        ] = {}  # when a channel's listeners were told last, by the loop's clock
+        self._waiting: set[str] = set()  # channels whose listeners are told in a moment
 
     def tell(self, channel: str, listener: Callable[[], None]) -> None:
-        """Calls it with each notice of this channel, and whenever it begins or ends that these are told.
-        Before `run`.
+        """Calls it after notices of this channel, once for those of a moment, and whenever it begins or ends
+        that these are told. Before `run`.
         """
         self._told.setdefault(channel, []).append(listener)
 
@@ -153,6 +162,15 @@ class Notices:
         self.wake.set()
 
     def _heard_of(self, _session: object, _process: int, channel: str, _payload: object) -> None:
+        if channel not in self._waiting:
+            self._waiting.add(channel)
+            loop = asyncio.get_running_loop()
+            at = self._passed_on.get(channel, -TOGETHER_SECONDS) + TOGETHER_SECONDS
+            loop.call_at(max(at, loop.time()), self._pass_on, channel)
+
+    def _pass_on(self, channel: str) -> None:
+        self._waiting.discard(channel)
+        self._passed_on[channel] = asyncio.get_running_loop().time()
         for listener in self._told[channel]:
             listener()
 

@@ -7,7 +7,7 @@ from functools import cache
 from importlib.resources import files
 
 _SHARED = re.compile(r"^-- and (\w+)\n", re.MULTILINE)
-"""A line for the text of `sql/shared/<name>.sql`, which ends several statements."""
+"""A line for the text of `sql/shared/<name>.sql`, which several statements have."""
 
 _FILTER = re.compile(r"\(\$(\d+)::[a-z]+(?:\[\])? is null or ")
 

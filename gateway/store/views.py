@@ -203,9 +203,7 @@ class Views:
         limit: int,
         rules: bool = True,
     ) -> list[DescribedConnection]:
-        """Connections by id. Without `rules` their meters and alerts, which may be thousands, are counted
-        only.
-        """
+        """Connections by id. Without `rules` their meters and alerts are only counted."""
         async with self._database.connection() as connection:
             rows = await connection.fetch(
                 *filtered("view_connections", connection_id, customer, system, states, after, limit, rules)

@@ -25,6 +25,16 @@ Tag = tuple[str, int, float]
 """device, device time in milliseconds, value."""
 
 
+LIVE = """
+select exists (select from connection) and not exists (
+    select from connection c
+    where not exists (select from stream s where (s.connection_id, s.phase) = (c.connection_id, 'incremental'))
+        or exists (select from stream s where (s.connection_id, s.phase) = (c.connection_id, 'initial') and s.state <> 'done')
+)
+"""
+"""Whether every connection is up and has no history to deliver: that has runs of its own, beside the live ones."""
+
+
 @dataclass(kw_only=True)
 class Rig:
     """What a fault test needs; every daemon made here is ended with it."""
@@ -92,6 +102,16 @@ class Rig:
             return await self.count(table, dsn=dsn) >= rows
 
         await wait_until(has, seconds=seconds, what=f"{table} has {rows} rows", every=0.25)
+
+    async def live(self) -> None:
+        """Waits until each connection has only live readings to deliver: from then on those of a device go one
+        way, and arrive in order.
+        """
+
+        async def is_live() -> bool:
+            return bool((await self.fetch(LIVE))[0][0])
+
+        await wait_until(is_live, seconds=60.0, what="the connections are live", every=0.25)
 
     async def stored(self) -> dict[tuple[str, int], float]:
         """Telemetry as {(device, milliseconds): value}."""

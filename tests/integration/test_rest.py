@@ -276,6 +276,26 @@ async def test_an_event_is_published_by_a_relay_that_is_told(
             await listener.until(lambda n=number: listener.numbers() == [*range(n + 1)])  # type: ignore[misc]
 
 
+async def test_who_is_told_much_at_once_looks_a_few_times_and_after_the_last(database: Database) -> None:
+    """A customer who makes much of it must not have everybody look after each commit."""
+    told, heard = Notices(database), list[float]()
+    loop = asyncio.get_running_loop()
+    told.tell(EVENTS, lambda: heard.append(loop.time()))
+    running = asyncio.create_task(told.run())
+    await wait_until(lambda: told.is_listening, what="it listens")
+    heard.clear()
+    began = loop.time()
+    for _ in range(200):
+        await execute(database, f"select pg_notify('{EVENTS}', '')")
+    last = loop.time()
+    await wait_until(
+        lambda: bool(heard) and heard[-1] >= last - notices.TOGETHER_SECONDS, what="the last one"
+    )
+    assert len(heard) <= 3 + (loop.time() - began) / notices.TOGETHER_SECONDS
+    assert 200 > len(heard) > 0
+    await _ended(running)
+
+
 # What is told, and what is not
 
 

@@ -30,6 +30,7 @@ from gateway.model.errors import Unavailable
 from gateway.store import access
 from gateway.store.pool import Database
 from gateway.tracing_settings import TracingSettings
+from tests.fault.rig import LIVE
 from tests.fixtures.inbound_rig import InboundRig
 from tests.fixtures.otlp_receiver import Collector, TakenSpan
 from tests.fixtures.source import Source
@@ -69,6 +70,13 @@ async def test_what_a_daemon_does_is_traced_from_end_to_end(
     daemon.start()
     try:
         await daemon.ready()
+
+        async def is_live() -> bool:
+            """A run of history has no scan."""
+            async with database.connection() as connection:
+                return bool(await connection.fetchval(LIVE))
+
+        await wait_until(is_live, what="the connection is live")
         async with Publisher[int](mosquitto.port, "pump", acknowledged=lambda _: None) as publisher:
             body = {"ts": time.time_ns() // 1_000_000, "metrics": {"value": 7391.25, "text": "unheard-of"}}
             await publisher.publish("acme/devices/pump/telemetry", json.dumps(body).encode(), 1)

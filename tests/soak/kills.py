@@ -71,6 +71,7 @@ async def trial(directory: Path, replicas: int, given: argparse.Namespace) -> di
         for daemon in daemons:
             daemon.start()
             await daemon.ready(120)
+        await rig.live()
         async with Fleet(rig.broker.port, devices=DEVICES) as fleet:
             calm = await _calm(rig, daemons, fleet)
             began = time.monotonic()

@@ -26,6 +26,7 @@ async def test_what_judges_notices_each_fault(tmp_path: Path) -> None:
         daemon = rig.daemon()
         daemon.start()
         await daemon.ready(60)
+        await rig.live()
         async with Fleet(rig.broker.port, devices=1) as fleet:
             for part in (1, 2):  # two pushes at least
                 await fleet.publish(10, rate=1_000)

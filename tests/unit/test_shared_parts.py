@@ -38,8 +38,8 @@ class Computed:
             raise self.fault
         return Part(at=NOW, html=str(number))
 
-    async def ask(self, key: str = "a", *, anew: bool = False) -> str:
-        return (await self.parts.get(key, self, anew=anew)).html
+    async def ask(self, key: str = "a", *, anew: bool = False, customer: str | None = None) -> str:
+        return (await self.parts.get(customer, key, self, anew=anew)).html
 
 
 async def test_all_who_ask_at_the_same_time_get_one() -> None:
@@ -102,6 +102,15 @@ async def test_what_is_held_is_bounded() -> None:
     for number in range(3 * shared.MAX_SHARED):
         await computed.ask(str(number))
         assert len(computed.parts._held) <= shared.MAX_SHARED
+
+
+async def test_a_customer_who_looks_for_many_things_takes_none_of_anothers_share() -> None:
+    computed = Computed()
+    computed.may_end.set()
+    shown = await computed.ask("a", customer="acme")
+    for number in range(3 * shared.MAX_SHARED):
+        await computed.ask(str(number), customer="globex")
+    assert await computed.ask("a", customer="acme") == shown
 
 
 # The overview

@@ -100,7 +100,8 @@ async def overview(
         sort=sort if sort.removeprefix("-") in TITLES else "",
     )
     part = await serving.live.parts.get(
-        ("overview", asking.customer, wanted, after),
+        asking.customer,
+        ("overview", wanted, after),
         lambda: _part(serving, asking.customer, wanted, after),
         anew=not is_refreshing(request),
     )

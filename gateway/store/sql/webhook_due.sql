@@ -4,19 +4,7 @@ select w.endpoint_id, head.position
 from webhook_endpoint w
 left join unnest($2::text[], $3::int[]) as busy (endpoint_id, held) using (endpoint_id)
 cross join lateral (
-    with recursive heads as (
-        (
-            select d.lane, d.position from webhook_delivery d
-            where d.endpoint_id = w.endpoint_id and d.state = 'pending' order by d.lane, d.position limit 1
-        )
-        union all
-        select later.lane, later.position
-        from heads
-        cross join lateral (
-            select d.lane, d.position from webhook_delivery d
-            where d.endpoint_id = w.endpoint_id and d.state = 'pending' and d.lane > heads.lane order by d.lane, d.position limit 1
-        ) later
-    )
+-- and webhook_heads
     select d.position
     from heads
     join webhook_delivery d on d.position = heads.position and d.endpoint_id = w.endpoint_id

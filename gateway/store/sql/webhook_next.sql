@@ -2,19 +2,7 @@
 select extract(epoch from min(greatest(head.next_at - $1, head.lease_until - now(), interval '0')))::float8
 from webhook_endpoint w
 cross join lateral (
-    with recursive heads as (
-        (
-            select d.lane, d.position from webhook_delivery d
-            where d.endpoint_id = w.endpoint_id and d.state = 'pending' order by d.lane, d.position limit 1
-        )
-        union all
-        select later.lane, later.position
-        from heads
-        cross join lateral (
-            select d.lane, d.position from webhook_delivery d
-            where d.endpoint_id = w.endpoint_id and d.state = 'pending' and d.lane > heads.lane order by d.lane, d.position limit 1
-        ) later
-    )
+-- and webhook_heads
     select d.next_at, d.lease_until
     from heads
     join webhook_delivery d on d.position = heads.position and d.endpoint_id = w.endpoint_id
