@@ -75,6 +75,7 @@ class Engine:
     ) -> None:
         self._database, self._settings = database, settings
         self._systems, self._owner, self._pressure = systems, owner, pressure
+        self.stopping = asyncio.Event()
         self.troubles = Troubles(database)
         self.notices = Notices(database)  # run by the lifecycle
         # credentials
@@ -166,6 +167,7 @@ class Engine:
             self.troubles,
             public_url=settings.http.public_url,
             pressure=self._pressure,
+            stopping=self.stopping,
         )
         work = LeasedWork(self._database, inbound, runner, lease_seconds=lease, owner=self._owner)
         return Scheduler(work, lease_seconds=lease)
@@ -209,6 +211,7 @@ class Engine:
 
     async def stop(self, grace_seconds: float) -> None:
         """Nothing new is begun; runs in hand get so long to end."""
+        self.stopping.set()
         await asyncio.gather(
             *(each.stop(grace_seconds) for each in (self.scheduler, self.reader, self.alerts))
         )

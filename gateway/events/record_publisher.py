@@ -38,11 +38,11 @@ AT_ONCE = 200
 
 FEW, TOGETHER, RESTS = 25, 2, 3.0
 """The same while messages come in, how many of them are published side by side, and how long the publisher
-rests after each customer, as a multiple of what others rest: what it works on the loop, an acknowledgement
-waits.
+rests after each step, as a multiple of what that took. A commit passes the loop several times and waits each
+time for what is worked there: with rests between the steps it meets one of them.
 """
 
-MAX_REST_SECONDS = 1.0
+MAX_REST_SECONDS = 0.1
 """A broker that answers late is no work of ours, and every customer waits for a rest."""
 
 REFUSED_SECONDS = 60.0
@@ -118,25 +118,23 @@ class RecordPublisher:
             raise aiomqtt.MqttError("the connection has ended")
 
     async def round(self, client: StrictClient) -> bool:
-        """A turn of each customer that has something to be told, and a rest after it; whether there was
-        anything. Raises MqttError, StoreError.
+        """A turn of each customer that has something to be told; whether there was anything. Raises
+        MqttError, StoreError.
         """
         now, busy = clock.monotonic(), False
         for customer, position in (await records.behind(self._database)).items():
             if self._resting.get(customer, 0.0) <= now:
-                began = clock.monotonic()
                 with self._pressure.company():
-                    if await self._turn(client, customer, position):
-                        busy = True
-                        await self._rest(began)
+                    busy |= await self._turn(client, customer, position)
         if now >= self._sweep_monotonic and not await self._sweep(client):
             self._sweep_monotonic = now + SWEEP_SECONDS
         return busy
 
     async def _rest(self, began: float) -> None:
+        """After a step of a turn, which began then."""
         now = clock.monotonic()
-        if rest := self._pressure.rest(now - began, now=now):
-            await asyncio.sleep(min(RESTS * rest, MAX_REST_SECONDS))
+        if rest := self._pressure.rest(now - began, now=now, times=RESTS):
+            await asyncio.sleep(min(rest, MAX_REST_SECONDS))
 
     async def _turn(self, client: StrictClient, customer: str, position: int) -> bool:
         try:
@@ -159,14 +157,20 @@ class RecordPublisher:
     async def _tell(self, client: StrictClient, customer: str, position: int) -> None:
         is_active = self._pressure.is_active(now=clock.monotonic())
         at_once, together = (FEW, TOGETHER) if is_active else (AT_ONCE, AT_ONCE)
+        began = clock.monotonic()
         batch, until = await records.to_tell(self._database, customer, position, at_once)
         kept = [told for told in batch if told.mode == "retained" and not told.record.deleted]
         await records.note_retained(self._database, customer, [_place(told) for told in kept], retained=True)
+        await self._rest(began)
         for first in range(0, len(batch), together):
+            began = clock.monotonic()
             await _all([self._tell_one(client, told) for told in batch[first : first + together]])
+            await self._rest(began)
+        began = clock.monotonic()
         emptied = [_place(told) for told in batch if told.retained and told not in kept]
         await records.note_retained(self._database, customer, emptied, retained=False)
         await records.told(self._database, customer, until)
+        await self._rest(began)
 
     async def _tell_one(self, client: StrictClient, told: RecordToPublish) -> None:
         record = told.record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import assert_never, cast
@@ -56,8 +57,9 @@ class InboundRunner:
         *,
         public_url: str,
         pressure: Pressure | None = None,
+        stopping: asyncio.Event | None = None,
     ) -> None:
-        """`pressure`: of the ingest of this process, where it has one."""
+        """`pressure`: of the ingest of this process, where it has one. `stopping` is set when it stops."""
         self._database = database
         self._settings = settings
         self._records = records
@@ -65,6 +67,7 @@ class InboundRunner:
         self._shown = ShownToPeople(database, troubles, public_url=public_url, most=records.per_connection)
         self._failures = Failures(settings, health, self._shown)
         self._pressure = pressure
+        self._stopping = stopping
 
     async def run(self, claim: InboundClaim, link: ServedConnection) -> None:
         """Reads what is next, stores how that ended, and tells its health. Raises
@@ -119,6 +122,7 @@ class InboundRunner:
             max_records=self._records.per_connection,
             rest=rest,
             pressure=self._pressure,
+            stopping=self._stopping,
         )
         match claim.phase:
             case "incremental":

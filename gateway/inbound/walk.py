@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol, TypeVar
@@ -27,7 +28,7 @@ from gateway.model.pressure import Pressure
 from gateway.model.record import Cycle, Interval, Kept, halved, keep, latest
 from gateway.store import inbound, inbound_pages
 from gateway.store.inbound import Done, InboundClaim, InboundPosition, SystemClock
-from gateway.store.inbound_pages import Applied, Pace, WalkStep
+from gateway.store.inbound_pages import Applied, WalkStep
 from gateway.store.pool import Database
 from gateway.sync.link import ServedConnection
 
@@ -46,11 +47,16 @@ TURN_SECONDS = 0.0005
 FEW = 12
 """Records in one statement while messages come in: a millisecond or two of the server's."""
 
-MAX_PAUSE_SECONDS = 0.1
-"""Between two parts of a page, whose transaction is open meanwhile."""
+HISTORY_RESTS = 80.0
+"""How long history rests while messages come in, as a multiple of the time that a page took to store: so a
+page holds up one acknowledgement in eighty.
+"""
 
-MAX_PAUSES_SECONDS = 5.0
-"""Of one page: its customer's other streams wait for that transaction."""
+MAX_WORKED_SECONDS = 0.2
+"""The most of it that counts for the rest: what is measured by the clock may have waited for others."""
+
+LONG_SECONDS = 1.0
+"""After a longer rest a walk asks whether its connection may still call its system."""
 
 MAX_PAGES = 100_000
 """Of one walk. A system that never ends one gives the same page for ever, or has more than we keep."""
@@ -110,7 +116,8 @@ class WalkPlan:
 
 class InboundWalk:
     """The walks of one run of one phase. `rest`: how long to pause after a request, as a multiple of the time
-    that it took; with any, it also yields to ingest after each page, by `pressure`.
+    that it took; with any, it also yields to ingest after each page, by `pressure`. `stopping`: set when the
+    engine stops; a walk ends after the page in hand then, and does not rest.
     """
 
     def __init__(
@@ -125,6 +132,7 @@ class InboundWalk:
         max_records: int,
         rest: float = 0.0,
         pressure: Pressure | None = None,
+        stopping: asyncio.Event | None = None,
     ) -> None:
         self._database = database
         self._claim = claim
@@ -135,15 +143,15 @@ class InboundWalk:
         self._max_records = max_records
         self._rest = rest
         self._pressure = pressure or Pressure()
+        self._stopping = stopping or asyncio.Event()
         self._until = clock.monotonic() + RUN_SECONDS
-        self._paused = 0.0
 
     @property
     def is_over(self) -> bool:
-        """Whether the run has had its time, or the connection may not call its system any more, as one that
-        somebody paused.
+        """Whether the run has had its time, the engine stops, or the connection may not call its system any
+        more, as one that somebody paused.
         """
-        return clock.monotonic() >= self._until or not self.read.last.may_call
+        return clock.monotonic() >= self._until or self._stopping.is_set() or not self.read.last.may_call
 
     @property
     def connector(self) -> ReadsRecords:
@@ -191,7 +199,7 @@ class InboundWalk:
                 asked=None if plan.has_last_word else known,
                 walk_position=walk_position,
             )
-            known = max(known, await self._stored(step, began, took))
+            known = max(known, await self._stored(step, took))
             if page.cursor is None:
                 self.read.reached = plan.interval.high
                 self.read.completed_all |= plan.sees_all
@@ -207,46 +215,43 @@ class InboundWalk:
             if self.is_over:
                 return False
 
-    async def _stored(self, step: WalkStep, began: float, took: float) -> int:
-        """As `_store`, with the rest after it; behind the last page too: a day of history is often one."""
+    async def _stored(self, step: WalkStep, took: float) -> int:
+        """As `_store`, with the rest after it, behind the last page too: a day of history is often one.
+        `took`: the seconds until the system's answer was there.
+        """
         if not self._rest:
             return await self._store(step)
         with self._pressure.company():
+            began = clock.monotonic()
             position = await self._store(step)
-            await self._rested(began, took)
+            now = clock.monotonic()
+            rest = self._pressure.rest(min(now - began, MAX_WORKED_SECONDS), now=now, times=HISTORY_RESTS)
+            await self._pause(max(self._rest * took, rest))
         return position
+
+    async def _pause(self, seconds: float) -> None:
+        """Looks afterwards whether the connection was paused meanwhile: its system is not called then."""
+        await until_set(self._stopping, seconds)
+        if seconds > LONG_SECONDS and not await inbound.may_call(self._database, self._claim):
+            self.read.last = replace(self.read.last, may_call=False)
 
     async def _store(self, step: WalkStep) -> int:
         """Where the record log stands with it."""
         with tracing.span("inbound.store", records=len(step.records)):
             applied = await inbound_pages.apply(
-                self._database, self._claim, step, max_records=self._max_records, pace=self._pace()
+                self._database, self._claim, step, max_records=self._max_records, at_once=self._at_once()
             )
         self.read.add(applied)
         return applied.position
 
-    def _pace(self) -> Pace:
-        """While messages come in a page is stored in small parts: a core that works on one does nothing for a
-        commit of telemetry meanwhile.
+    def _at_once(self) -> int:
+        """How many records one statement stores. A core that works on them does nothing for a commit of
+        telemetry meanwhile, so while messages come in, what is new is stored in small parts. History is
+        stored at once, and rests for long afterwards.
         """
-        if not self._pressure.is_active(now=clock.monotonic()):
-            return inbound_pages.QUICK
-        return Pace(at_once=FEW, between=self._between)
-
-    async def _rested(self, began: float, took: float) -> None:
-        """After a page whose answer took so long: less what it rested in the middle."""
-        now, paused = clock.monotonic(), self._paused
-        rest = self._pressure.rest(now - began - took - paused, now=now) - paused
-        self._paused = 0.0
-        await asyncio.sleep(max(self._rest * took, rest))
-
-    async def _between(self, worked_seconds: float) -> None:
-        if not self._rest or self._paused >= MAX_PAUSES_SECONDS:
-            return
-        if rest := self._pressure.rest(worked_seconds, now=clock.monotonic()):
-            began = clock.monotonic()
-            await asyncio.sleep(min(rest, MAX_PAUSE_SECONDS))
-            self._paused += clock.monotonic() - began
+        if self._rest or not self._pressure.is_active(now=clock.monotonic()):
+            return inbound_pages.AT_ONCE
+        return FEW
 
     async def ask_records(self, interval: Interval, cursor: str | None) -> InboundPage:
         """What changed in the interval."""
@@ -325,3 +330,10 @@ class InboundWalk:
                     detail=str(error),
                 )
         return latest(kept)
+
+
+async def until_set(event: asyncio.Event, seconds: float) -> None:
+    """Waits for it, and no longer than that."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()

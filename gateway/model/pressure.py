@@ -63,15 +63,15 @@ class Pressure:
         finally:
             self._company -= 1
 
-    def rest(self, worked_seconds: float, *, now: float) -> float:
+    def rest(self, worked_seconds: float, *, now: float, times: float = 1.0) -> float:
         """How long what is in no hurry rests after it worked for so long: not at all while nothing comes in,
-        as long again while messages do, and three times as long while acknowledgements are late. Each as many
-        times as there are in `company`: ten that rested half of the time would leave nothing.
+        `times` as long while messages do, and three times as long while acknowledgements are late. More where
+        there are many in `company`: together they work half of the time at most.
         """
         if not self.is_active(now=now):
             return 0.0
-        times = 1.0 if self.share(now=now) == 1.0 else LATE_RESTS
-        return worked_seconds * times * max(1, self._company)
+        late = 1.0 if self.share(now=now) == 1.0 else LATE_RESTS
+        return worked_seconds * late * max(times, 2.0 * self._company - 1.0)
 
     def _advance(self, now: float) -> None:
         if now < self._step_ends:

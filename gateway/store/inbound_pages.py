@@ -7,11 +7,10 @@ wait in a circle, and the fence is proved for as long as the transaction lasts.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from gateway import clock
 from gateway.model.record import Kept, may_vanish
 from gateway.store.inbound import CLOCK_OFF, Done, InboundClaim, SystemClock, lost
 from gateway.store.pool import Connection, Database
@@ -50,20 +49,6 @@ class WalkStep:
     clock: SystemClock | None = None
 
 
-async def _no_pause(_: float) -> None:
-    """One statement after the other."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
-    """In how large parts a page is stored. `between` is awaited between two of them, with the seconds that
-    the last one took.
-    """
-
-    at_once: int = AT_ONCE
-    between: Callable[[float], Awaitable[None]] = _no_pause
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Applied:
     """What a page changed. `position`: of the record log after it. revived: of the modified, those that were
@@ -88,11 +73,8 @@ class Applied:
         return self.created + self.modified + self.deleted
 
 
-QUICK = Pace()
-
-
 async def apply(
-    database: Database, claim: InboundClaim, step: WalkStep, *, max_records: int, pace: Pace = QUICK
+    database: Database, claim: InboundClaim, step: WalkStep, *, max_records: int, at_once: int = AT_ONCE
 ) -> Applied:
     """One transaction: the page's records, how far the walk is, and with its last page what it completes.
 
@@ -107,7 +89,7 @@ async def apply(
         is_last = step.cursor is None
         applied, before = Applied(), None
         if step.records or (is_last and step.sees_all):
-            applied, before = await _apply(connection, claim, step, max_records, pace)
+            applied, before = await _apply(connection, claim, step, max_records, at_once)
         await _advance(connection, claim, step, applied, before)
     return replace(applied, may_call=may_call)
 
@@ -125,16 +107,15 @@ async def hold(connection: Connection, claim: InboundClaim) -> bool:
 
 
 async def _apply(
-    connection: Connection, claim: InboundClaim, step: WalkStep, max_records: int, pace: Pace
+    connection: Connection, claim: InboundClaim, step: WalkStep, max_records: int, at_once: int
 ) -> tuple[Applied, int]:
     """What changed, and the position of the log before it."""
     log = await connection.fetchrow(sql("record_log_lock"), claim.customer)
     count = await connection.fetchrow(sql("inbound_count_read"), *claim.of)
     assert log is not None and count is not None
     position, at, applied = log["position"], log["at"], Applied(position=log["position"])
-    for first in range(0, len(step.records), pace.at_once):
-        began = clock.monotonic()
-        part = step.records[first : first + pace.at_once]
+    for first in range(0, len(step.records), at_once):
+        part = step.records[first : first + at_once]
         row = await connection.fetchrow(
             sql("record_apply"),
             *claim.of,
@@ -156,8 +137,6 @@ async def _apply(
             refused=applied.refused + row["refused"],
             position=applied.position + row["created"] + row["modified"] + row["deleted"],
         )
-        if first + pace.at_once < len(step.records):
-            await pace.between(clock.monotonic() - began)
     if step.records:
         await _tell_cut(connection, claim, step.records)
     if step.cursor is None and step.sees_all:

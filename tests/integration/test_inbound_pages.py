@@ -16,7 +16,7 @@ from connectors.http_json.streams import ListStream
 from connectors.kit.inbound import page_at
 from gateway.connections.guard import guarded
 from gateway.inbound.run import InboundRunner
-from gateway.inbound.walk import InboundWalk
+from gateway.inbound.walk import HISTORY_RESTS, MAX_WORKED_SECONDS, InboundWalk
 from gateway.model.errors import PageTooLarge
 from gateway.model.inbound import MAX_PAGE, InboundPage, InboundRecord, KeyPage
 from gateway.model.pressure import Pressure
@@ -130,14 +130,11 @@ async def test_history_rests_after_each_page_and_news_do_not(
         source.put(f"k{day}", {"n": day}, modified_at=NOON - timedelta(days=day, hours=1))
     rig = await InboundRig(database, source, initial_days=7).activate()
     rests: list[float] = []
-    real = asyncio.sleep
 
-    async def noted(seconds: float) -> None:
-        if seconds:
-            rests.append(seconds)
-        await real(0)
+    async def noted(_: asyncio.Event, seconds: float) -> None:
+        rests.append(seconds)
 
-    monkeypatch.setattr("gateway.inbound.walk.asyncio.sleep", noted)
+    monkeypatch.setattr("gateway.inbound.walk.until_set", noted)
     await rig.run()
     assert not rests, "what is new is read at once"
     source.requests.clear()
@@ -147,31 +144,101 @@ async def test_history_rests_after_each_page_and_news_do_not(
 
 
 async def test_history_yields_to_ingest(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After what it worked itself, three times as long while acknowledgements are late; and beside one that
-    works too, twice as long.
+    """It rests many times as long as a page took to store, and not for what its system took to answer. A page
+    that waited long for others counts as a long one, and not more.
     """
-    pressure = Pressure()
-    asked: list[float] = []
-    alone = pressure.rest
+    rests, worked = await _rests(database, monkeypatch, is_active=True)
+    assert worked and all(0 < seconds <= MAX_WORKED_SECONDS for seconds in worked)
+    assert rests == [pytest.approx(HISTORY_RESTS * seconds) for seconds in worked]
 
-    def rest(worked_seconds: float, *, now: float) -> float:
-        asked.append(worked_seconds)
-        pressure.note(0.001, now=now)
-        with pressure.company():
-            assert alone(1.0, now=now) == 2.0
-        return 0.001
+
+async def test_history_does_not_rest_for_ingest_that_has_nothing_to_do(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rests, worked = await _rests(database, monkeypatch, is_active=False)
+    assert worked and max(rests) < min(worked) * HISTORY_RESTS
+
+
+async def _rests(
+    database: Database, monkeypatch: pytest.MonkeyPatch, *, is_active: bool
+) -> tuple[list[float], list[float]]:
+    """How long a history rested after each page, and what it had worked, in seconds."""
+    pressure, rests, worked = Pressure(), list[float](), list[float]()
+    real_rest = pressure.rest
+
+    async def noted(_: asyncio.Event, seconds: float) -> None:
+        rests.append(seconds)
+
+    def rest(seconds: float, *, now: float, times: float) -> float:
+        worked.append(seconds)
+        return real_rest(seconds, now=now, times=times)
 
     monkeypatch.setattr(pressure, "rest", rest)
+    monkeypatch.setattr(pressure, "is_active", lambda *, now: is_active)
+    monkeypatch.setattr("gateway.inbound.walk.until_set", noted)
     source = Source(streams=(MODIFIED,), now=NOON)
-    source.put("k", {"n": 1}, modified_at=NOON - timedelta(hours=1))
-    rig = await InboundRig(database, source, initial_days=1).activate()
-    engine = rig.engine
-    runner = InboundRunner(
-        database, rig.settings, rig.records, engine.health, engine.troubles, public_url="", pressure=pressure
-    )
+    for day in range(3):
+        source.put(f"k{day}", {"n": day}, modified_at=NOON - timedelta(days=day, hours=1))
+    rig = await InboundRig(database, source, initial_days=4).activate()
     await rig.run()
-    await runner.run(await rig.claim("initial"), rig.link)
-    assert asked and all(0 < worked < 30 for worked in asked)
+    runner = paced(rig, pressure)
+    for _ in range(10):
+        if (await rig.row("initial"))["state"] == "done":
+            break
+        await runner.run(await rig.claim("initial"), rig.link)
+    return rests, worked
+
+
+async def test_a_connection_that_was_paused_in_a_long_rest_is_not_called(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where its system is slow, so that the rest is for its sake."""
+
+    async def paused(_: asyncio.Event, seconds: float) -> None:
+        await rig.execute("update connection set state = 'paused', prior_state = 'active'")
+
+    monkeypatch.setattr("gateway.inbound.walk.LONG_SECONDS", 0.0)
+    monkeypatch.setattr("gateway.inbound.walk.until_set", paused)
+    source = Source(streams=(MODIFIED,), now=NOON)
+    for number in range(4):
+        source.put(f"k{number}", {"n": number}, modified_at=NOON - timedelta(hours=1, minutes=number))
+    rig = await InboundRig(database, source, initial_days=1).activate()
+    await rig.run()
+    source.requests.clear()
+    await rig.run("initial")
+    asked = [request for request in source.requests if request.startswith(("pull", "open"))]
+    assert len(asked) == 1, "the one after which it was paused"
+
+
+async def test_a_walk_that_rests_ends_when_the_engine_stops(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rest may take half a minute, and whoever takes over waits for the lease of its stream."""
+    pressure, rests = Pressure(), asyncio.Event()
+    monkeypatch.setattr(pressure, "rest", lambda *_, **__: rests.set() or 3600.0)
+    source = Source(streams=(MODIFIED,), now=NOON)
+    for number in range(4):
+        source.put(f"k{number}", {"n": number}, modified_at=NOON - timedelta(hours=1, minutes=number))
+    rig = await InboundRig(database, source, initial_days=1).activate()
+    await rig.run()
+    source.requests.clear()
+    running = asyncio.create_task(paced(rig, pressure).run(await rig.claim("initial"), rig.link))
+    await rests.wait()
+    assert not running.done()
+    await rig.engine.stop(grace_seconds=0.0)
+    await running
+    asked = [request for request in source.requests if request.startswith(("pull", "open"))]
+    row = await rig.row("initial")
+    assert len(asked) == 1 and row["state"] == "running" and row["lease_owner"] is None
+
+
+def paced(rig: InboundRig, pressure: Pressure) -> InboundRunner:
+    """Of the rig's engine, beside an ingest that fares like that."""
+    engine = rig.engine
+    return InboundRunner(
+        rig.database, rig.settings, rig.records, engine.health, engine.troubles,
+        public_url="", pressure=pressure, stopping=engine.stopping,
+    )  # fmt: skip
 
 
 async def turns(work: Coroutine[Any, Any, Any], *, least: int) -> Any:

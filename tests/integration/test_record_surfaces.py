@@ -22,7 +22,7 @@ from gateway import clock
 from gateway.events.command_documents import RecordsAnswer
 from gateway.events.commands import ENVELOPE_BYTES
 from gateway.events.record_documents import answer_payload, page_payload
-from gateway.events.record_publisher import AT_ONCE, FEW, RecordPublisher
+from gateway.events.record_publisher import AT_ONCE, FEW, TOGETHER, RecordPublisher
 from gateway.model.errors import RequestRefused
 from gateway.model.inbound import InboundRecord
 from gateway.model.pressure import Pressure
@@ -170,14 +170,14 @@ async def test_records_are_told_in_small_rounds_with_rests_while_messages_come_i
 
     monkeypatch.setattr(records, "to_tell", to_tell)
     rests: list[float] = []
-    monkeypatch.setattr(pressure, "rest", lambda worked, *, now: rests.append(worked) or 0.0)
+    monkeypatch.setattr(pressure, "rest", lambda worked, *, now, times: rests.append(worked) or 0.0)
     await changed(rig, *[(f"k{number}", {"n": number}) for number in range(60)])
     publisher = RecordPublisher(settings(mosquitto.port), database, owner="one", pressure=pressure)
     monkeypatch.setattr(pressure, "is_active", lambda *, now: True)
     running = asyncio.create_task(publisher.run())
     try:
         await told(database)
-        assert len(rests) >= 3 and set(rounds) == {FEW}
+        assert len(rests) >= 60 / TOGETHER and set(rounds) == {FEW}
         monkeypatch.setattr(pressure, "is_active", lambda *, now: False)
         rounds.clear()
         await changed(rig, ("one more", {"n": 1}))

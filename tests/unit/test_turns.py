@@ -7,8 +7,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-
-import pytest
+from contextlib import ExitStack
 
 from gateway import clock
 from gateway.model.pressure import MIN_SHARE, STEP_SECONDS, WELL_SECONDS, Pressure
@@ -112,11 +111,16 @@ def test_what_is_in_no_hurry_rests_while_messages_come_in_and_longer_while_they_
 
 
 def test_those_that_are_in_no_hurry_rest_for_each_other() -> None:
-    """Ten that worked half of the time each would work all of it together."""
-    pressure = Pressure()
-    pressure.note(0.001, now=10.0)
-    with pressure.company():
-        assert pressure.rest(0.01, now=10.1) == pytest.approx(0.01)
-        with pressure.company(), pressure.company():
-            assert pressure.rest(0.01, now=10.1) == pytest.approx(0.03)
-    assert pressure.rest(0.01, now=10.1) == pytest.approx(0.01)
+    """Together they work half of the time at most, however many they are, and less where each of them rests for
+    longer.
+    """
+    for count in range(1, 200):
+        for times in (1.0, 3.0, 50.0):
+            pressure = Pressure()
+            pressure.note(0.001, now=10.0)
+            with ExitStack() as company:
+                for _ in range(count):
+                    company.enter_context(pressure.company())
+                rest = pressure.rest(1.0, now=10.1, times=times)
+            assert rest >= times and count / (1.0 + rest) <= 0.5
+            assert pressure.rest(1.0, now=10.1, times=times) == times, "alone again"
