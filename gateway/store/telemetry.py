@@ -50,12 +50,12 @@ ROW_BYTES = 200
 
 
 def no_quota(_customer: str) -> int:
-    """Where nobody bounds devices."""
+    """The default of `max_devices`: a customer may have any number."""
     return 2**31 - 1
 
 
-def unheard(_customer: str, _day: date, _size: int) -> None:
-    """For who does not count what is stored."""
+def ignore_stored_bytes(_customer: str, _day: date, _size: int) -> None:
+    """The default of `on_stored_bytes`: nobody counts what is stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,9 +76,9 @@ class LogMissing(StoreUnavailable):
 class TelemetryStore:
     """Writes batches. Remembers which devices and days are known, and only ever what was committed.
 
-    `term`: the lease under which they are written; None where nobody else writes the same. `max_devices`: how
-    many a customer may have. `count` is told, after a commit, about how many bytes of a customer's day it
-    wrote.
+    `term`: the lease under which batches are written; None where nobody else writes the same samples.
+    `max_devices`: how many devices a customer may have. `on_stored_bytes` is called after a commit with
+    customer, day and about how many bytes of samples were written.
     """
 
     def __init__(
@@ -88,12 +88,12 @@ class TelemetryStore:
         register_customers: bool,
         max_devices: Callable[[str], int] = no_quota,
         term: Term | None = None,
-        count: Callable[[str, date, int], None] = unheard,
+        on_stored_bytes: Callable[[str, date, int], None] = ignore_stored_bytes,
     ) -> None:
         self._database = database
         self._term = term
         self._max_devices = max_devices
-        self._count = count
+        self._on_stored_bytes = on_stored_bytes
         self._refused: set[tuple[str, str]] = set()  # beyond the limit, until it is asked again
         self._refused_until = 0.0
         self._register_customers = register_customers
@@ -232,7 +232,7 @@ class TelemetryStore:
             of.setdefault(customer, []).append(day)
         for customer, size in sizes.items():
             for day in of[customer]:
-                self._count(customer, _date(day), int(size * part) // len(of[customer]))
+                self._on_stored_bytes(customer, _date(day), int(size * part) // len(of[customer]))
 
     def _older(self, samples: Samples) -> dict[tuple[str, str], int]:
         """The oldest sample of each device, where it may be older than all that are stored: a device's first,
