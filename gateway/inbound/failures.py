@@ -22,7 +22,7 @@ from gateway.settings import SyncSettings
 from gateway.store.inbound import InboundClaim
 from gateway.sync import runs
 from gateway.sync.link import ServedConnection
-from gateway.sync.runs import End, RunHealth
+from gateway.sync.runs import RunEnd, RunHealth
 
 log = structlog.get_logger(__name__)
 
@@ -45,7 +45,7 @@ class Failures:
 
     async def end(
         self, claim: InboundClaim, link: ServedConnection, error: ConnectorError, *, moved: bool
-    ) -> End:
+    ) -> RunEnd:
         """A system's answer becomes a wait; what it means for the connection is its health's to say.
 
         What is not allowed, or not there, is this stream's affair: another may be read, and readings
@@ -67,7 +67,7 @@ class Failures:
             count = 1 if moved else claim.put_off + 1
             wait = runs.seconds_when_put_off(self._settings, error, count)
             await self._shown.waiting(claim, error, wait)
-            return End(
+            return RunEnd(
                 state="running",
                 next_in_seconds=wait,
                 attempts=claim.attempts,
@@ -86,7 +86,7 @@ class Failures:
             request_id=error.request_id,
             retry_in_seconds=round(wait, 1),
         )
-        return End(
+        return RunEnd(
             state="failed",
             next_in_seconds=wait,
             attempts=attempts,

@@ -29,7 +29,7 @@ from gateway.store.pool import Database
 from gateway.store.troubles import Troubles
 from gateway.sync import runs
 from gateway.sync.link import ServedConnection
-from gateway.sync.runs import End
+from gateway.sync.runs import RunEnd
 
 log = structlog.get_logger(__name__)
 
@@ -76,10 +76,12 @@ class InboundRunner:
     async def _run(self, claim: InboundClaim, link: ServedConnection) -> None:
         stream = next((each for each in link.inbound if each.name == claim.stream), None)
         if stream is None:  # the link is older than the stream, or newer: it is built again in a moment
-            await self._finish(claim, link, End(state="idle", next_in_seconds=1.0, attempts=claim.attempts))
+            await self._finish(
+                claim, link, RunEnd(state="idle", next_in_seconds=1.0, attempts=claim.attempts)
+            )
             return
         if (wait := await self._health.admit(link, Operation.PULL)) is not None:
-            end = End(state="idle", next_in_seconds=wait, attempts=claim.attempts, put_off=claim.put_off)
+            end = RunEnd(state="idle", next_in_seconds=wait, attempts=claim.attempts, put_off=claim.put_off)
             await self._finish(claim, link, end)
             return
         read = WalkProgress()
@@ -100,12 +102,12 @@ class InboundRunner:
         await self._shown.fault(claim, fault)
         attempts = claim.attempts + 1
         wait = runs.seconds_after_fault(self._settings, attempts)
-        end = End(state="failed", next_in_seconds=wait, attempts=attempts, error=fault.text)
+        end = RunEnd(state="failed", next_in_seconds=wait, attempts=attempts, error=fault.text)
         await self._finish(claim, link, end)
 
     async def _worked(
         self, claim: InboundClaim, link: ServedConnection, stream: InboundStream, read: WalkProgress
-    ) -> End:
+    ) -> RunEnd:
         position = await inbound.read(self._database, claim)
         # at most half of the connection's rate: the other half is for what is new
         rest = 0.0 if claim.phase == "incremental" else 1.0
@@ -137,9 +139,9 @@ class InboundRunner:
         stream: InboundStream,
         walk: InboundWalk,
         position: InboundPosition,
-    ) -> End:
+    ) -> RunEnd:
         """The interval after the last one, or the rest of the one in hand."""
-        idle = End(state="idle", next_in_seconds=link.pull_interval.total_seconds(), succeeded=True)
+        idle = RunEnd(state="idle", next_in_seconds=link.pull_interval.total_seconds(), succeeded=True)
         resume = position.walk_cursor is not None and position.walk_high is not None
         interval: Interval | None
         read_to: datetime | None = None
@@ -224,7 +226,7 @@ class InboundRunner:
 
     async def _initial(
         self, claim: InboundClaim, stream: InboundStream, walk: InboundWalk, position: InboundPosition
-    ) -> End:
+    ) -> RunEnd:
         """What is still open first, then the history from its end to its beginning: people look at today
         first.
         """
@@ -246,18 +248,18 @@ class InboundRunner:
                 ask, done = walk.ask_records, "high"
             if part is None:
                 log.info("inbound.initial_completed", connection=claim.connection, stream=claim.stream)
-                return End(state="done", next_in_seconds=0.0, succeeded=True)
+                return RunEnd(state="done", next_in_seconds=0.0, succeeded=True)
             if resume:
                 part = Interval(low=position.walk_low, high=cast("datetime", position.walk_high))
             plan = WalkPlan(interval=part, ask=ask, done=done, has_last_word=False)
             if not await walk.go(plan, position, resume=resume):
                 break
             position = await inbound.read(self._database, claim)
-        return End(state="running", next_in_seconds=0.0, succeeded=True)
+        return RunEnd(state="running", next_in_seconds=0.0, succeeded=True)
 
     async def _reconcile(
         self, link: ServedConnection, stream: InboundStream, walk: InboundWalk, position: InboundPosition
-    ) -> End:
+    ) -> RunEnd:
         """Every key that there is, by name or with its record."""
         by_keys = stream.deletions == "keys"
         if by_keys and not isinstance(walk.connector, ListsKeys):
@@ -275,12 +277,12 @@ class InboundRunner:
             has_last_word=False,
         )
         if not await walk.go(plan, position, resume=resume):
-            return End(state="running", next_in_seconds=0.0, succeeded=True)
+            return RunEnd(state="running", next_in_seconds=0.0, succeeded=True)
         # what one walk has missed the next one decides about, soon
         again = link.pull_interval if walk.read.last.missing else link.reconcile
-        return End(state="idle", next_in_seconds=again.total_seconds(), succeeded=True)
+        return RunEnd(state="idle", next_in_seconds=again.total_seconds(), succeeded=True)
 
-    async def _finish(self, claim: InboundClaim, link: ServedConnection, end: End) -> None:
+    async def _finish(self, claim: InboundClaim, link: ServedConnection, end: RunEnd) -> None:
         await inbound.finish(
             self._database,
             claim,
