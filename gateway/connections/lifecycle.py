@@ -17,7 +17,7 @@ from typing import assert_never
 import structlog
 
 from gateway.bulkhead import Fault, contained
-from gateway.connections.answers import Answers, Budget, begin
+from gateway.connections.answers import Answers, Budget, begin_looks
 from gateway.connections.building import LinkBuilder
 from gateway.connections.candidates import Candidates
 from gateway.connections.ending import Ending
@@ -111,7 +111,7 @@ class Lifecycle:
                 turn_seconds = self._budget.turn_seconds(
                     len(due), at_least=POLL_SECONDS, is_told=self._pace.is_told
                 )
-                begin(group, looking, due, self._look, within_seconds=turn_seconds)
+                begin_looks(group, looking, due, self._look, within_seconds=turn_seconds)
                 wait = turn_seconds if due else await self._rest_seconds(turn_seconds)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(wait):
