@@ -234,13 +234,13 @@ class _Daemon:
         webhooks = WebhookSender(settings, database, sealer, requests=requests, notices=engine.notices)
         loops = {
             "ingest": ingest.run(),
-            "hearing": ingest.attend(),
+            "hearing": ingest.note_hearing(),
             "silence": SilenceWatch(database, lambda: ingest.settings, owner=self.owner).run(),
             **{name: part.run() for name, part in telling.items()},
             "webhooks": webhooks.run(),
             "backlog": backlog.run(),
             "counts": counts.run(database),
-            **housekeeping.loops(settings, database, lambda: ingest.listens),
+            **housekeeping.loops(settings, database, lambda: ingest.is_listening),
             **engine.loops(),
         }
         if self.reload is None:

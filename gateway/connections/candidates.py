@@ -1,8 +1,9 @@
-"""Candidates: credentials or settings that were given, and are verified before they are used.
+"""Verifies candidates: credentials or settings that were given, before they are used.
 
-The connection is `verifying`, and what was in use until then is kept beside the candidate. The system is
-probed with the candidate, and its answer decides: the candidate comes into use, or it is withdrawn and the
-connection goes back to where it was. A system that does not answer is asked again, until that is put off.
+Meanwhile the connection is `verifying`, and what was in use before is kept beside the candidate. The system
+is probed with the candidate. By its answer the candidate is taken into use, or it is withdrawn and the
+connection goes back to the state that it was in. A system that does not answer is probed again; after some
+time the connection goes back and the verification is put off.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ OTHER_ACCOUNT = (
 
 
 class Candidates:
-    """Each of these raises StoreError."""
+    """Each method raises StoreError."""
 
     def __init__(
         self,
@@ -63,13 +64,13 @@ class Candidates:
         self._next_look = next_look
 
     async def verify_again(self, name: str) -> None:
-        """The verification that was put off begins anew."""
+        """Begins a verification that was put off anew."""
         cause = Cause(reason="the verification that was put off is tried again")
         async with self._transitions.transaction(self._database) as connection:
             await self._transitions.move(connection, name, Trigger.CREDENTIALS_GIVEN, cause)
 
     async def verify(self, due: Due) -> None:
-        """One probe with the candidate, and what its answer leads to."""
+        """Probes the system with the candidate once, and does what its answer leads to."""
         try:
             link = await self._builder.candidate(due.connection)
         except BadConfiguration as error:
@@ -79,9 +80,9 @@ class Candidates:
             log.error("connection.credential_not_opened", connection=due.connection, detail=str(error))
             await self._troubles.note(due.connection, "verification", str(error))
             async with self._database.transaction() as connection:
-                await connections.rest(connection, due.connection)
+                await connections.stop_looking(connection, due.connection)
             return
-        if link is None:  # there is nothing to verify with: as if the credential had been refused
+        if link is None:  # there is no credential: the same follows as from one that is refused
             await self._refused(due, Trigger.PROBE_REFUSED, AuthRefused("no credential is stored; give one"))
             return
         try:
@@ -97,8 +98,8 @@ class Candidates:
             await link.connector.close()
 
     async def not_verified(self, due: Due, error: ConnectorError) -> None:
-        """The probe failed. Only what the system itself says of the credential or of what it may do refuses
-        the candidate; anything else is asked again, for a while.
+        """The probe failed. The candidate is refused only where the system itself refuses the credential or
+        denies the call. After any other failure the system is probed again, for a while.
         """
         match error:
             case AuthRefused(doubtful=False):
@@ -111,8 +112,9 @@ class Candidates:
                 await self._next_look.schedule_again(due, error)
 
     async def _verified(self, name: str, link: ServedConnection, answer: ProbeResult) -> None:
-        """One transaction: the account is the same, the connection is active, its credential in use, its
-        meters materialised, its streams begun.
+        """The probe was answered. One transaction takes the candidate into use, makes the connection active,
+        puts its meters in force and begins its streams; where the account is another one it withdraws the
+        candidate.
         """
         async with self._transitions.transaction(self._database) as connection:
             locked = await connections.lock(connection, name)
@@ -153,11 +155,13 @@ class Candidates:
         await connections.wake(connection, name)
 
     async def _deferred(self, due: Due, error: ConnectorError) -> None:
-        """The connection goes back to where it was, and the candidate is verified later."""
+        """Puts the verification off: the connection goes back to its former state, and the candidate is
+        verified later.
+        """
         async with self._transitions.transaction(self._database) as connection:
             locked = await connections.lock(connection, due.connection)
-            # A credential that was given during the last probe is not put off by the time-out of the one
-            # before.
+            # A credential that was given during the last probe is not put off: that probe was of the former
+            # one.
             if _is_outdated(locked, due):
                 return
             cause = Cause(reason=str(error))
@@ -168,18 +172,18 @@ class Candidates:
             await self._troubles.over(due.connection, "verification")  # its state says what is wrong
 
     async def _refused(self, due: Due, trigger: Trigger, error: ConnectorError) -> None:
-        """What worked before goes on with the credential that it had."""
+        """The candidate is refused: the connection goes on with the credential that it had before."""
         async with self._transitions.transaction(self._database) as connection:
             locked = await connections.lock(connection, due.connection)
             if locked is None or _is_outdated(locked, due):
                 return
-            # What was blocked before stays so by the operation that it was blocked by.
+            # A connection that was blocked before stays blocked by the same operation.
             operation = None if locked.prior is State.BLOCKED else Operation.PROBE
             cause = Cause(reason=str(error), request_id=error.request_id, operation=operation)
             moved = await self._transitions.move(connection, due.connection, trigger, cause)
             if moved is not None and moved.to_state in (State.PENDING, State.REAUTHORIZATION_REQUIRED):
-                # kept, for who has put it right at the system and asks for another look
-                await connections.rest(connection, due.connection)
+                # The candidate is kept: somebody may put it right at the system, and ask for another look.
+                await connections.stop_looking(connection, due.connection)
             else:
                 await self._withdraw(connection, due.connection, locked)
         await self._troubles.over(due.connection, "verification")  # its state says what is wrong
@@ -190,5 +194,5 @@ class Candidates:
 
 
 def _is_outdated(locked: Locked | None, due: Due) -> bool:
-    """Whether the credentials are others by now than those that were looked at."""
+    """Whether the connection has other credentials by now than those that were probed."""
     return locked is None or (locked.candidate, locked.generation) != (due.candidate, due.generation)

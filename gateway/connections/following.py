@@ -1,4 +1,4 @@
-"""Following: the links of this replica as the database has them, each brought up until its meters are in
+"""Keeps the links of this replica up to date with the database, and puts the meters of each new link in
 force.
 """
 
@@ -29,19 +29,19 @@ log = structlog.get_logger(__name__)
 POLL_SECONDS = 0.5
 NOTICES_SECONDS = 0.02
 ALL_SECONDS = 30.0
-"""How often every connection is compared, in case a notice was lost."""
+"""Every connection is compared so often, in case a notice was lost."""
 
 UNTOLD_SECONDS = 2.0
-"""The same where nobody tells: the session of the notices is away, or behind a pooler that tells nothing."""
+"""The same where there are no notices: their session is away, or behind a pooler that passes none on."""
 
 BEGIN_TOGETHER = 4
-"""Connections whose meters are brought in line at once. The pool's other sessions are
-ingest's and the runs'.
+"""Connections whose meters are put in force at the same time. The other sessions of the pool are for ingest
+and runs.
 """
 
 
 class Following:
-    """`on_links` is called with the links of this replica when any of them changed."""
+    """Follows the database. `on_links` is called with the links of this replica when any of them changed."""
 
     def __init__(
         self,
@@ -62,22 +62,22 @@ class Following:
         self._followed_monotonic = 0.0
 
     async def run(self) -> None:
-        """Until cancelled. While the database is away nothing changes."""
+        """Follows until cancelled. While the database is away nothing changes."""
         while True:
             with suppress(StoreError):
                 await self._follow_once()
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._seconds()):
+                async with asyncio.timeout(self._seconds_to_next()):
                     await self._notices.wake.wait()
-            await asyncio.sleep(NOTICES_SECONDS)  # what changes together is followed together
+            await asyncio.sleep(NOTICES_SECONDS)  # changes that come together are followed together
 
-    def _seconds(self) -> float:
-        """Until the next look, where nothing is told before."""
+    def _seconds_to_next(self) -> float:
+        """Seconds until the next look, if no notice comes before."""
         is_told = self._notices.is_listening and not self._links.has_waiting
         return REST_SECONDS if is_told else POLL_SECONDS
 
     async def _follow_once(self) -> None:
-        """What changed, or everything where that is not known."""
+        """Follows the connections that changed, or all of them where that is not known."""
         if self._notices.take_troubles():
             try:
                 await self._troubles.refresh()
@@ -99,9 +99,9 @@ class Following:
                 raise
 
     async def refresh(self, only: Collection[str] | None = None) -> None:
-        """Brings this replica's links up to date, of these connections or of all, and the meters of those
-        that changed. One that cannot be brought up is seen with the connection, and tried again. Raises
-        StoreError.
+        """Brings this replica's links up to date, of these connections or of all, and puts the meters of
+        those that changed in force. Where that fails for one connection it is shown with it, and tried again.
+        Raises StoreError.
         """
         names = await self._links.compare() if only is None else list(only)
         for start in range(0, len(names), BUILT_TOGETHER):
@@ -115,37 +115,38 @@ class Following:
                 self._on_links(self._links.current)
 
     async def _bring_up(self, link: ServedConnection, places: asyncio.Semaphore) -> None:
-        """Its meters in force, or another try. Never raises: each of these is one connection's."""
+        """Puts the meters of a link in force, or has that tried again. Never raises: a failure is this
+        connection's.
+        """
         name = link.connection
         try:
             async with places, self._troubles.contained("refresh", name) as made:
-                if await self._begin_again(link):
+                if await self._begin(link):
                     self._links.begun(link)
             if made.fault is not None:
                 self._links.put_off(name)
         except StoreError as error:
             self._links.not_begun(link)
             log.warning("connection.begin_deferred", connection=name, detail=str(error))
-            # seen as soon as the database takes it: what it refuses for one connection it may take for this
+            # The database may have refused something of this connection only, and still take the note of it.
             with suppress(StoreError):
                 await self._troubles.note(name, "refresh", f"it is not served yet, and tried again: {error}")
 
-    async def _begin_again(self, link: ServedConnection) -> bool:
-        """Whether the meters of the link are in force now."""
+    async def _begin(self, link: ServedConnection) -> bool:
+        """Puts the meters of the link in force. False where the link is outdated: it is built again in a
+        moment.
+        """
         async with self._database.transaction() as connection:
             locked = await connections.lock(connection, link.connection)
-            # a link that is older than the row is built again in a moment
-            if (
-                locked is None
-                or locked.state not in (State.ACTIVE, State.DEGRADED, State.BLOCKED)
-                or locked.configuration != link.configuration
-            ):
+            if locked is None or locked.configuration != link.configuration:
+                return False
+            if locked.state not in (State.ACTIVE, State.DEGRADED, State.BLOCKED):
                 return False
             await self.begin(connection, link)
         return True
 
     async def begin(self, connection: Connection, link: ServedConnection) -> None:
-        """The meters of the link in force, and its streams begun, in the caller's transaction."""
+        """Puts the meters of the link in force and begins its streams, in the caller's transaction."""
         outbound = Outbound(
             customer=link.customer,
             stream=READINGS,

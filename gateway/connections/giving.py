@@ -78,7 +78,7 @@ class Giving:
             await self._tokens.adopt(
                 connection, connection_id=connection_id, customer=customer, credential=credential, grant=grant
             )
-        await connections.offer(
+        await connections.note_candidate(
             connection, connection_id, generation=generation, kind=given.type, digest=digest
         )
         await self.verify(connection, connection_id, caller, "credentials were given")

@@ -1,9 +1,10 @@
-"""The guard around a connector: whatever it raises, returns or does, its callers meet a `ConnectorError` with
-values that can be stored, in time. It must not know any particular system.
+"""The guard around a connector. Whatever the connector raises, returns or does, its caller gets in time
+either a checked answer or a `ConnectorError`, with values that can be stored. It must not know any particular
+system.
 
-Each call runs in a task of its own. So a connector that cancels itself is told from a caller that is
-cancelled, and one that does not end when it is cancelled holds up nobody: it is left behind, and no further
-call is made while it is there.
+Each call runs in a task of its own, for two reasons. A connector that cancels itself can be told from a
+caller that is cancelled. And a call that does not end when it is cancelled holds up nobody: it is left
+behind, and no further call is made until it has ended.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ from gateway.model.reading import Batch, Reading
 T = TypeVar("T")
 
 LEAVE_SECONDS = 1.0
-"""For a call that was cancelled to end what it holds."""
+"""How long a call that was cancelled has to end."""
 
 CLOSE_SECONDS = 10.0
 
 
 class Guarded:
-    """A Connector."""
+    """A connector behind its guard, itself a `Connector`. Subclasses add what connectors may offer."""
 
     def __init__(
         self,
@@ -60,8 +61,8 @@ class Guarded:
         max_wait_seconds: float,
         left_behind: set[asyncio.Future[Any]],
     ) -> None:
-        """`max_wait_seconds`: no wait that a system asks for is longer. `left_behind`: calls of the
-        connection that did not end, of whichever of its connectors.
+        """`max_wait_seconds`: a longer wait that a system asks for is cut to this. `left_behind`: calls that
+        did not end, shared by all connectors of the connection.
         """
         self._connector = connector
         self._connection = connection
@@ -84,7 +85,9 @@ class Guarded:
         return await self._call("probe", self._connector.probe, storable.probe_result)
 
     async def push(self, batch: Batch) -> Sequence[Outcome]:
-        """As the connector's. What nobody foresaw may have come after the system took the batch."""
+        """As the connector's. An unforeseen error is an OutcomeUnknown: the system may have taken the batch
+        before.
+        """
         outcomes = partial(storable.outcomes, max_wait_seconds=self._max_wait_seconds)
         return await self._call("push", lambda: self._connector.push(batch), outcomes, OutcomeUnknown)
 
@@ -110,9 +113,7 @@ class Guarded:
         checked: Callable[[Any], T],
         kind: type[Unavailable] = Unavailable,
     ) -> T:
-        """The checked answer. Raises ConnectorError: the connector's own, or `kind` for
-        what nobody foresaw.
-        """
+        """The checked answer. Raises the connector's own ConnectorError, or `kind` for any other error."""
         if self._left_behind:
             with self._contained(part) as contained:
                 raise TimeoutError("an earlier call has not ended although its time was over")
@@ -129,20 +130,22 @@ class Guarded:
             else:
                 try:
                     return checked(task.result())
-                except (PageTooLarge, Unavailable) as given:  # by the system, and no fault of the connector's
+                except (PageTooLarge, Unavailable) as given:  # the system's fault, and not the connector's
                     own = given
         if own is not None:
             raise own
         raise _unavailable(contained, kind)
 
     async def _wait(self, task: asyncio.Future[Any], seconds: float | None) -> None:
-        """Until it has ended; one that has not, when the time is over or we are cancelled, is left behind."""
+        """Waits until the task has ended. Where it has not when the time is over, or when we are cancelled,
+        cancels it, and leaves it behind if even then it does not end.
+        """
         try:
             await asyncio.wait({task}, timeout=seconds)
         finally:
             if not task.done():
                 task.cancel()
-                task.add_done_callback(self._forget)  # or asyncio logs what it raises, secrets and all
+                task.add_done_callback(self._forget)  # else asyncio logs what it raises, with its secrets
                 try:
                     await asyncio.wait({task}, timeout=LEAVE_SECONDS)
                 finally:
@@ -152,7 +155,7 @@ class Guarded:
     def _forget(self, task: asyncio.Future[Any]) -> None:
         self._left_behind.discard(task)
         if not task.cancelled():
-            task.exception()  # nobody waits for it any more
+            task.exception()  # marks it as retrieved: nobody waits for it any more
 
 
 class GuardedLister(Guarded):
@@ -170,7 +173,9 @@ class GuardedRaiser(Guarded):
     """A connector that raises events."""
 
     async def raise_event(self, event: EventToRaise) -> Outcome:
-        """As the connector's. What nobody foresaw may have come after the system took the event."""
+        """As the connector's. An unforeseen error is an OutcomeUnknown: the system may have taken the event
+        before.
+        """
         connector = self._connector
         assert isinstance(connector, RaisesEvents)
         outcome = partial(storable.outcome, max_wait_seconds=self._max_wait_seconds)
@@ -201,7 +206,9 @@ class GuardedMaker(Guarded):
 
 
 class GuardedReader(Guarded):
-    """A connector that reads records back. What a stream does not offer is a BadConfiguration."""
+    """A connector that reads records back. To ask a stream for what it does not offer raises
+    BadConfiguration.
+    """
 
     @property
     def inbound(self) -> Sequence[InboundStream]:
@@ -269,8 +276,8 @@ _OFFERS: tuple[tuple[type, type[Guarded]], ...] = (
 
 @cache
 def _kind(offered: tuple[type[Guarded], ...]) -> type[Guarded]:
-    """What is asked for with `isinstance` must be there, and nothing else: a class for each combination that
-    occurs.
+    """A class for each combination of offers that occurs: callers ask with `isinstance` what a connector
+    offers, so its guard must offer just that.
     """
     return type("GuardedConnector", offered or (Guarded,), {})
 
@@ -295,8 +302,8 @@ def guarded(
 
 
 def at_once(call: Callable[[], T]) -> T:
-    """A call that waits for nothing: what is no Exception (a panic, an exit) becomes one, for nobody has
-    cancelled it.
+    """The result of a call that is not awaited. A BaseException (a panic, an exit) becomes an Exception, for
+    nobody has cancelled the call.
     """
     try:
         return call()
@@ -307,7 +314,7 @@ def at_once(call: Callable[[], T]) -> T:
 
 
 async def _ended(call: Callable[[], Awaitable[T]]) -> T:
-    """The call. One that asks the process to end does not."""
+    """The result of the call. One that asks the process to exit becomes an Exception."""
     try:
         return await call()
     except (SystemExit, KeyboardInterrupt) as error:
@@ -315,7 +322,7 @@ async def _ended(call: Callable[[], Awaitable[T]]) -> T:
 
 
 def _failure(task: asyncio.Future[Any]) -> Exception | None:
-    """What an ended call raised, as an Exception that no bulkhead lets pass."""
+    """What a call that has ended raised, made an Exception that the bulkhead contains."""
     error = asyncio.CancelledError() if task.cancelled() else task.exception()
     if error is None or (isinstance(error, Exception) and not isinstance(error, StoreError)):
         return error

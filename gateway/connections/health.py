@@ -1,5 +1,5 @@
-"""Health: what the calls of a connection say about it, each operation for itself. Decides by the table of
-errors; a probe confirms before a person is asked.
+"""Judges the health of connections by their calls, for each operation by itself, and moves a connection where
+its calls say so. A probe confirms a refusal before a person is asked for new credentials.
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ DEGRADED_AFTER = 3
 
 DEGRADED_AFTER_SECONDS = 60.0
 DENIED_AFTER_SECONDS = 15.0
-"""Denials in a row for this long block a connection although a probe is let in: a service that is being
-replaced answers 404 for a moment.
+"""Denials in a row for so long block a connection although a probe is let in. Shorter ones do not: a service
+that is being replaced answers 404 for a moment.
 """
 
 CONFIRM_SECONDS = 30.0
-"""After a first denial the next call waits for at least this long."""
+"""After a first denial the next call waits at least so long."""
 
 WEB_PAGES_SECONDS = 300.0
-"""A web page instead of an answer may be an outage's. Nothing else for this long, from a probe too, and the
-credential is as good as refused.
+"""A web page in place of an answer may come from an outage. Where nothing else has come for so long, and a
+probe meets one too, it counts as a refusal of the credential.
 """
 
 
 class ConnectionHealth:
-    """Followed by runs and probes of every replica; what it knows is in PostgreSQL. `on_active` is called
-    when streams may run.
+    """Runs and probes of every replica report to it; what it knows is in PostgreSQL. `on_active` is called
+    after each transition, for streams may be allowed to run.
     """
 
     def __init__(
@@ -73,15 +73,15 @@ class ConnectionHealth:
         self._on_active = on_active
 
     async def admit(self, link: ServedConnection, operation: Operation = Operation.PUSH) -> float | None:
-        """Seconds to wait while a breaker is open and somebody else tries; None: go on."""
+        """Seconds to wait while a breaker is open and another caller tries; None: call now."""
         return await self._incidents.admit(link.connection, link.system, link.host, operation)
 
     async def succeeded(self, link: ServedConnection, operation: Operation = Operation.PUSH) -> None:
-        """A call was answered well. A degraded or blocked connection is active again if that proves what it
-        failed at: a good probe says nothing of pushes.
+        """A call was answered well. A degraded or blocked connection becomes active where this proves the
+        operation that failed: a good probe says nothing of pushes.
         """
-        await self._incidents.note(self._observed(link, operation, None))
-        found = await connections.called(
+        await self._incidents.note(self._observed_call(link, operation, None))
+        found = await connections.note_answer(
             self._database, link.connection, next_probe_seconds=self.idle_seconds()
         )
         if found is None or not proves(operation, found.operation):
@@ -90,15 +90,15 @@ class ConnectionHealth:
             await self._move(link, Trigger.CALL_SUCCEEDED, operation=None)
 
     def is_plain(self, link: ServedConnection) -> bool:
-        """Whether the success of a probe ends nothing: no failure is known, and no breaker is open."""
+        """Whether a probe that succeeds changes nothing: no failure is known, and no breaker is open."""
         return self._incidents.is_plain(link.connection, link.system, link.host, Operation.PROBE)
 
     async def all_succeeded(self, links: Sequence[ServedConnection]) -> None:
-        """Probes of just now that went well and end nothing. Raises StoreError."""
-        await self._incidents.note_all([self._observed(link, Operation.PROBE, None) for link in links])
+        """Notes probes of just now that went well and change nothing. Raises StoreError."""
+        await self._incidents.note_all([self._observed_call(link, Operation.PROBE, None) for link in links])
 
     async def unused(self, link: ServedConnection, operation: Operation = Operation.PUSH) -> None:
-        """No call was made after all: a turn at an open breaker goes to somebody else."""
+        """No call was made after all: where a breaker is open another caller may try."""
         await self._incidents.unused(link.connection, link.system, link.host, operation)
 
     async def failed(
@@ -109,25 +109,23 @@ class ConnectionHealth:
         attempts: int,
         operation: Operation = Operation.PUSH,
     ) -> float:
-        """A call was not answered well. Moves the connection where it has to; seconds that the next call has
-        to wait at least.
+        """A call was not answered well. Moves the connection where that has to be. Returns how many seconds
+        the next call has to wait at least.
         """
         if isinstance(error, AuthRefused) and not error.final and not error.doubtful:
             error = await self._confirmed(link, error)
-        trouble = await self._incidents.note(self._observed(link, operation, error))
+        trouble = await self._incidents.note(self._observed_call(link, operation, error))
         match error:
             case AuthRefused(doubtful=True):
-                await self._web_page(link, error, attempts, operation, trouble)
+                await self._judge_web_page(link, error, attempts, operation, trouble)
             case AuthRefused():
                 await self._move(link, Trigger.AUTH_REFUSED, error, operation=operation)
             case PermissionDenied() | BadConfiguration():
-                if trouble.denied_seconds < DENIED_AFTER_SECONDS and not isinstance(
-                    await self.probe(link), PermissionDenied | BadConfiguration
-                ):
+                if not await self._is_denied(link, trouble):
                     return CONFIRM_SECONDS
                 await self._move(link, Trigger.CALL_DENIED, error, operation=operation)
             case Unavailable():
-                await self._transient(link, error, attempts, operation, trouble)
+                await self._judge_transient(link, error, attempts, operation, trouble)
             case RateLimited() | BatchRefused():
                 pass
             case ConnectorError():
@@ -136,8 +134,14 @@ class ConnectionHealth:
                 assert_never(error)
         return 0.0
 
+    async def _is_denied(self, link: ServedConnection, trouble: OperationTrouble) -> bool:
+        """Whether a denial counts: it has lasted for a while, or a probe is denied too."""
+        if trouble.denied_seconds >= DENIED_AFTER_SECONDS:
+            return True
+        return isinstance(await self.probe(link), PermissionDenied | BadConfiguration)
+
     async def probe(self, link: ServedConnection) -> ConnectorError | None:
-        """One cheap call; what came of it, None when all is well."""
+        """Makes one cheap call. Returns its error; None where all is well."""
         try:
             async with asyncio.timeout(PROBE_SECONDS):
                 answer = await link.connector.probe()
@@ -155,11 +159,15 @@ class ConnectionHealth:
         return self._probe_interval_seconds
 
     def idle_seconds(self) -> float:
-        """When an idle connection is probed next: jittered, so that connections do not call together."""
+        """Seconds until an idle connection is probed next, with jitter, so that connections do not call
+        together.
+        """
         return self._probe_interval_seconds * (0.9 + 0.1 * random.random())
 
     async def _confirmed(self, link: ServedConnection, error: AuthRefused) -> ConnectorError:
-        """One more opinion about a refusal, by a probe: the refusal, or what stands in its way."""
+        """Has a probe confirm a refusal. Returns the refusal of the probe, or what the first one is taken for
+        where the probe does not confirm it.
+        """
         found = await self.probe(link)
         match found:
             case AuthRefused(doubtful=False):
@@ -178,7 +186,7 @@ class ConnectionHealth:
             case _:
                 return Unavailable(str(found), request_id=error.request_id)
 
-    async def _web_page(
+    async def _judge_web_page(
         self,
         link: ServedConnection,
         error: AuthRefused,
@@ -186,17 +194,19 @@ class ConnectionHealth:
         operation: Operation,
         trouble: OperationTrouble,
     ) -> None:
-        """Believed only when it has come for long and a probe meets one too: a proxy that asks for a login in
-        the way of pushes alone says nothing of the credential.
+        """A web page in place of an answer refuses the credential only where it has come for long and a probe
+        meets one too: a proxy that asks for a login on the way of pushes alone says nothing of the
+        credential.
         """
-        if trouble.suspect_seconds >= WEB_PAGES_SECONDS and (
-            operation is Operation.PROBE or isinstance(await self.probe(link), AuthRefused)
-        ):
+        is_refused = trouble.suspect_seconds >= WEB_PAGES_SECONDS
+        if is_refused and operation is not Operation.PROBE:
+            is_refused = isinstance(await self.probe(link), AuthRefused)
+        if is_refused:
             await self._move(link, Trigger.AUTH_REFUSED, error, operation=operation)
         else:
-            await self._transient(link, error, attempts, operation, trouble)
+            await self._judge_transient(link, error, attempts, operation, trouble)
 
-    async def _transient(
+    async def _judge_transient(
         self,
         link: ServedConnection,
         error: ConnectorError,
@@ -207,8 +217,10 @@ class ConnectionHealth:
         if attempts < DEGRADED_AFTER and trouble.failing_seconds < DEGRADED_AFTER_SECONDS:
             return
         moved = await self._move(link, Trigger.TRANSIENT_FAILURES, error, operation=operation)
-        if moved is None and operation is not Operation.PROBE:  # it is degraded by probes already, perhaps
-            await connections.worse(self._database, link.connection, operation, str(error), error.request_id)
+        if moved is None and operation is not Operation.PROBE:  # it may be degraded by probes already
+            await connections.note_failing_operation(
+                self._database, link.connection, operation, str(error), error.request_id
+            )
 
     async def _move(
         self,
@@ -232,7 +244,7 @@ class ConnectionHealth:
             self._on_active()
         return moved
 
-    def _observed(
+    def _observed_call(
         self, link: ServedConnection, operation: Operation, error: ConnectorError | None
     ) -> ObservedCall:
         doubtful = isinstance(error, AuthRefused) and error.doubtful

@@ -1,7 +1,5 @@
-"""Breakers: takes note of how calls go, says which may be made, and has one replica at a time decide on
-incidents.
-
-Knows no system and no error: whoever calls has classified what came back.
+"""Breakers and incidents: notes how calls end, says which calls may be made, and has one replica at a time
+decide on incidents. It knows no system and no error: whoever makes a call has classified what came back.
 """
 
 from __future__ import annotations
@@ -31,13 +29,13 @@ REFRESH_SECONDS = 1.0
 DECIDE_SECONDS = 5.0
 LEASE_SECONDS = 15.0
 SUCCESS_SECONDS = 10.0
-"""How often a success of a connection is written, at most."""
+"""A success of a connection is written at most once in so long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedCall:
-    """How one call ended. `transient`: the system or the way to it failed; never a refused login, a missing
-    permission, a 429 or a bad record. `web_page`: one answered instead of the system. `denied`: what was
+    """How one call ended. `transient`: the system or the network failed; never a refused login, a missing
+    permission, a 429 or a bad record. `web_page`: a web page came in place of an answer. `denied`: what was
     asked is not allowed, or not there.
     """
 
@@ -57,8 +55,8 @@ class ObservedCall:
 
 @dataclass(slots=True, kw_only=True)
 class _Noted:
-    """What this process knows of an operation of a connection: how its last written call ended and when, and
-    its last success (monotonic).
+    """What this process knows of an operation of a connection: whether its last call that was written
+    succeeded and when it ended (`at`), and when its last `success` was. Both monotonic.
     """
 
     succeeded: bool
@@ -74,29 +72,35 @@ class Incidents:
     def __init__(
         self, database: Database, *, owner: str, call_seconds: float = 60.0, notices: Notices | None = None
     ) -> None:
-        """`notices` tells of breakers; without it they are asked for."""
+        """`notices` tells when breakers change; without it the database is asked for them."""
         self._database = database
         self._owner = owner
         self._call_seconds = call_seconds
         self._wake = asyncio.Event()
         self._pace = LookPace(notices, BREAKERS, REFRESH_SECONDS, self._wake.set)
-        self._open: dict[Key, float] = {}  # when each may be tried (monotonic)
-        self._held_back: dict[Key, Operation] = {}  # what each of them holds back
+        self._open: dict[Key, float] = {}
+        """Open breakers, and when (monotonic) each may be tried."""
+        self._held_back: dict[Key, Operation] = {}
+        """The operation that each open breaker holds back."""
         self._noted: dict[tuple[str, Operation], _Noted] = {}
-        self._trying: set[str] = set()  # connections of ours that have a turn at an open breaker
+        self._trying: set[str] = set()
+        """Connections of this replica that have a turn to try at an open breaker."""
 
     async def note(self, observed: ObservedCall) -> OperationTrouble:
-        """Remembers how a call ended: every failure, and a success at most every 10 s unless it ends failures
-        or an open breaker. How long the operation is in trouble.
+        """Writes how a call ended: every failure, and a success at most every 10 s unless it ends failures or
+        closes a breaker. Returns for how long the operation has been in trouble.
 
-        Not within a transaction that holds the connection's row. Raises StoreError.
+        Must not be called within a transaction that holds the connection's row. Raises StoreError.
         """
         ago = max(0.0, (clock.now() - observed.at).total_seconds())
         name, operation = observed.connection, observed.operation
-        noted, now = self._noted.get((name, operation)), clock.monotonic()
+        noted = self._noted.get((name, operation))
+        now = clock.monotonic()
         at = now - ago
-        success = at if observed.succeeded else None if noted is None else noted.success
-        keys = self._held(observed.system, observed.host, operation)
+        success = None if noted is None else noted.success
+        if observed.succeeded:
+            success = at
+        keys = self._open_for(observed.system, observed.host, operation)
         if (
             observed.succeeded
             and not keys
@@ -112,7 +116,8 @@ class Incidents:
             )
         self._trying.discard(name)
         self._noted[name, operation] = _Noted(succeeded=observed.succeeded, at=at, success=success)
-        if not observed.succeeded:  # the next success of whatever proves this one has failures to end
+        if not observed.succeeded:
+            # The next success of an operation that proves this one ends failures, and so must be written.
             for other in Operation:
                 if proves(other, operation) and (name, other) in self._noted:
                     self._noted[name, other].succeeded = False
@@ -125,13 +130,14 @@ class Incidents:
         return trouble
 
     def is_plain(self, connection: str, system: str, host: str, operation: Operation) -> bool:
-        """Whether a success would end neither failures, as far as this process knows, nor an open breaker."""
+        """Whether a success would end no failures, as far as this process knows, and close no breaker."""
         noted = self._noted.get((connection, operation))
-        return (noted is None or noted.succeeded) and not self._held(system, host, operation)
+        return (noted is None or noted.succeeded) and not self._open_for(system, host, operation)
 
     async def note_all(self, observed: Sequence[ObservedCall]) -> None:
-        """Writes successes of just now of one operation that end nothing, together. Raises StoreError."""
-        now, wheres = clock.monotonic(), []
+        """Writes successes of just now of one operation that end no failures, together. Raises StoreError."""
+        now = clock.monotonic()
+        wheres = []
         for one in observed:
             noted = self._noted.get((one.connection, one.operation))
             if noted is None or not noted.succeeded or now - noted.at >= SUCCESS_SECONDS:
@@ -145,47 +151,48 @@ class Incidents:
     async def admit(
         self, connection: str, system: str, host: str, operation: Operation = Operation.PUSH
     ) -> float | None:
-        """None: make the call now, and note how it ended. Else the seconds to wait before asking again, for a
-        breaker is open that holds the operation back and it is not your turn.
+        """None: the caller makes the call now, and notes how it ended. Else the seconds to wait before it
+        asks again: an open breaker holds the operation back, and it is not this caller's turn to try.
 
         Costs nothing while no breaker of the host or the system type is open. Raises StoreError.
         """
-        keys = self._held(system, host, operation)
+        keys = self._open_for(system, host, operation)
         if not keys:
             return None
         now = clock.monotonic()
         wait = max(self._open[key] for key in keys) - now
         if wait <= 0:
-            self._rest(keys, now + REFRESH_SECONDS)  # the others of this process need not ask as well
-            answer = await breakers.attempt(
+            self._put_off_tries(keys, now + REFRESH_SECONDS)  # other callers of this process need not ask too
+            wait_for_turn = await breakers.attempt(
                 self._database, keys, self._caller(connection), seconds=self._call_seconds
             )
-            if answer is None:
+            if wait_for_turn is None:
                 self._trying.add(connection)
-                self._rest(keys, now + self._call_seconds)
+                self._put_off_tries(keys, now + self._call_seconds)
                 return None
-            self._rest(keys, now + answer)
-            wait = answer
+            self._put_off_tries(keys, now + wait_for_turn)
+            wait = wait_for_turn
         return wait_seconds(wait, rand=random.random())
 
     async def unused(
         self, connection: str, system: str, host: str, operation: Operation = Operation.PUSH
     ) -> None:
-        """The call that was admitted was not made: if it had a turn at an open breaker, somebody else may try
-        at once. Raises StoreError.
+        """A call that was admitted was not made: where it had the turn at an open breaker another caller may
+        try at once. Raises StoreError.
         """
         if connection not in self._trying:
             return
         self._trying.discard(connection)
-        keys = self._held(system, host, operation)
+        keys = self._open_for(system, host, operation)
         async with self._database.transaction() as session:
-            for key, trials in (await breakers.trials(session, keys, self._caller(connection))).items():
+            tried = await breakers.trials(session, keys, self._caller(connection))
+            for key, trials in tried.items():
                 await breakers.rest(session, key, seconds=0.0, trials=trials)
-        self._rest(keys, clock.monotonic())
+        self._put_off_tries(keys, clock.monotonic())
 
     async def run(self) -> None:
-        """Until cancelled: knows within a second which breakers are open, and every few seconds one replica
-        decides. A database that is away is waited for.
+        """Until cancelled: learns every second which breakers are open, and every few seconds has one replica
+        decide. Waits for a database that is away.
         """
         outage = Outage(
             began=lambda detail: log.warning("connection.incidents_deferred", detail=detail),
@@ -199,15 +206,15 @@ class Incidents:
                     next_decision = clock.monotonic() + DECIDE_SECONDS
                     await self.decide()
                 await self.refresh()
-            # while one is open it is known to the second when it may be tried
+            # While a breaker is open it must be known to the second when it may be tried.
             seconds = self._pace.seconds(found=bool(self._open) or outage.is_away)
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(seconds, max(next_decision - clock.monotonic(), 0.0))):
                     await self._wake.wait()
 
     async def decide(self) -> None:
-        """Opens and closes what has to be, unless another replica does so these
-        seconds. Raises StoreError.
+        """Opens and closes breakers and incidents, unless another replica has the lease to do so. Raises
+        StoreError.
         """
         if await leases.claim(self._database, "incidents", self._owner, LEASE_SECONDS) is not None:
             await decide(self._database)
@@ -227,18 +234,18 @@ class Incidents:
         ago: float,
         success_ago: float | None,
     ) -> tuple[OperationTrouble, list[Key], dict[Key, Operation]]:
-        """How long the operation is in trouble, the breakers that the call closed, and those that it
-        narrowed.
+        """Writes the call. Returns for how long the operation has been in trouble, the breakers that the call
+        closed, and those that it narrowed, each with the operation that it still holds back.
         """
         where = (observed.connection, observed.customer, observed.system, observed.host)
         if observed.succeeded:
             await breakers.succeeded(connection, where, observed.operation, seconds_ago=ago)
             if not keys:
                 return OperationTrouble(), [], {}
-            # A host that answers probes may go on failing pushes: those must not be let loose together.
-            narrowed = (
-                {} if observed.operation is not Operation.PROBE else await breakers.narrow(connection, keys)
-            )
+            narrowed: dict[Key, Operation] = {}
+            if observed.operation is Operation.PROBE:
+                # A host that answers probes may still fail pushes: they must not all begin at once.
+                narrowed = await breakers.narrow(connection, keys)
             closed = await breakers.close(connection, keys, proved=observed.operation)
             return OperationTrouble(), closed, narrowed
         trouble = await breakers.failed(
@@ -256,21 +263,21 @@ class Incidents:
         if keys:
             tried = await breakers.trials(connection, keys, self._caller(observed.connection))
             for key, trials in tried.items():
-                failed = (
-                    trials + observed.transient
-                )  # another kind of answer is no verdict on the breaker: somebody else may try soon
+                # Only a transient failure says that the breaker is right. After any other another caller may
+                # try soon.
+                failed = trials + 1 if observed.transient else trials
                 seconds = probe_interval_seconds(failed if observed.transient else 0, rand=random.random())
                 await breakers.rest(connection, key, seconds=seconds, trials=failed)
         return trouble, [], {}
 
-    def _held(self, system: str, host: str, operation: Operation) -> list[Key]:
-        """The open breakers that hold the operation back."""
+    def _open_for(self, system: str, host: str, operation: Operation) -> list[Key]:
+        """The open breakers that hold this operation back."""
         if not self._open:
             return []
         keys: tuple[Key, Key] = ((Scope.HOST, host), (Scope.SYSTEM, system))
         return [key for key in keys if key in self._open and proves(operation, self._held_back.get(key))]
 
-    def _rest(self, keys: Sequence[Key], until: float) -> None:
+    def _put_off_tries(self, keys: Sequence[Key], until: float) -> None:
         for key in keys:
             if key in self._open:
                 self._open[key] = until

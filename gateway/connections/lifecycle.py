@@ -1,9 +1,9 @@
-"""The lifecycle: looks at the connections that are due. Every replica takes part, and claims what it looks at
-under a lease.
+"""The lifecycle looks at connections that are due. Every replica takes part, and claims under a lease what it
+looks at.
 
-What a look does depends on the state: credentials that were given are verified (`candidates`), those in use
-are probed (`probing`), and a connection that is disconnected is brought to its end (`ending`). Each look says
-when the next one is (`next_look`).
+What a look does depends on the connection's state. Credentials that were given are verified (`candidates`),
+those in use are probed (`probing`), and a connection that is being disconnected is brought to its end
+(`ending`). Each look schedules the next one (`next_look`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import assert_never
 import structlog
 
 from gateway.bulkhead import Fault, contained
-from gateway.connections.answers import Answers, Budget, begin
+from gateway.connections.answers import Answers, Budget, begin_looks
 from gateway.connections.building import LinkBuilder
 from gateway.connections.candidates import Candidates
 from gateway.connections.ending import Ending
@@ -43,12 +43,14 @@ log = structlog.get_logger(__name__)
 POLL_SECONDS = 0.5
 LEASE_SECONDS = 60.0
 MAX_PROBES = 256
-"""At once. One that waits for its system holds no session, so a hung system costs a place here only."""
+"""How many looks may be under way at once. One that waits for its system holds no database session: a system
+that hangs costs one of these places only.
+"""
 
 
 class Lifecycle:
-    """Looks at the connections that are due. `on_links` is called with the links of this replica when any of
-    them changed, `on_trial` when a stream of a blocked connection may run once.
+    """Looks at connections that are due. `on_links` is called with the links of this replica when any of them
+    changed, `on_trial` when a stream of a blocked connection may run once.
     """
 
     def __init__(
@@ -95,7 +97,7 @@ class Lifecycle:
         self._interrupted: dict[str, Due] = {}
 
     async def run(self) -> None:
-        """Until cancelled. While the database is away nothing is looked at."""
+        """Works until cancelled. While the database is away it looks at nothing."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._notices.run(), name="notices")
             group.create_task(self._answers.run(), name="probes that went well")
@@ -105,11 +107,11 @@ class Lifecycle:
                 try:
                     due = await self._due(MAX_PROBES - len(looking))
                 except StoreError:
-                    due = []  # the scheduler says that the database is away
+                    due = []  # the scheduler logs that the database is away
                 turn_seconds = self._budget.turn_seconds(
                     len(due), at_least=POLL_SECONDS, is_told=self._pace.is_told
                 )
-                begin(group, looking, due, self._look, within_seconds=turn_seconds)
+                begin_looks(group, looking, due, self._look, within_seconds=turn_seconds)
                 wait = turn_seconds if due else await self._rest_seconds(turn_seconds)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(wait):
@@ -117,7 +119,9 @@ class Lifecycle:
                 self._notices.probes.clear()
 
     async def _rest_seconds(self, turn_seconds: float) -> float:
-        """After a turn that found none due: until one is, where whoever makes one due sooner tells it."""
+        """How long to rest after a turn in which none was due: until one is due, if whoever makes one due
+        sooner tells us.
+        """
         rest_seconds = self._pace.seconds(found=bool(self._interrupted))
         if rest_seconds <= turn_seconds:
             return turn_seconds
@@ -128,9 +132,9 @@ class Lifecycle:
         return rest_seconds if next_seconds is None else min(rest_seconds, max(next_seconds, turn_seconds))
 
     async def _due(self, free: int) -> list[Due]:
-        """Probes by their rhythm: so many in a turn that all have theirs in good time, and no more. After a
-        start, or an hour with the database away, all are due at once, and their systems would meet them at
-        once.
+        """Claims connections that are due, at most `free`. Probes of idle connections are limited to as many
+        in a turn as are needed for all to be probed in time: after a start, or an hour without the database,
+        all are due at once, and should not call their systems at once.
         """
         await self._put_off_interrupted()
         if not free:
@@ -147,8 +151,8 @@ class Lifecycle:
         await self._following.refresh(only)
 
     async def _look(self, due: Due) -> None:
-        """The one place where a look at a connection begins: whatever is raised in it
-        is tried again later.
+        """The one place where a look at a connection begins. Whatever is raised in a look, it is made again
+        later.
         """
         try:
             with contained(PARTS[due.state], due.connection) as made:
@@ -187,7 +191,7 @@ class Lifecycle:
                     pass
                 case _:
                     assert_never(due.state)
-        except CreditsInsufficient as error:  # what a verification takes is not there
+        except CreditsInsufficient as error:  # a verification takes credits
             log.warning(
                 "connection.verification_refused",
                 connection=due.connection,
@@ -196,4 +200,4 @@ class Lifecycle:
             )
             await ledger.note_refusal(self._database, error)
             async with self._database.transaction() as connection:
-                await connections.rest(connection, due.connection)
+                await connections.stop_looking(connection, due.connection)

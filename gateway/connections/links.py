@@ -1,10 +1,10 @@
-"""Links: each connection that this replica can serve, built from what PostgreSQL holds, and built again when
-that changes.
+"""The links of this replica: one for each connection that it can serve, built from what PostgreSQL holds, and
+built again when that changes.
 
-A link goes through two steps; either can fail, and is tried again after a while that grows. It is **built**:
-its connector is made of the stored settings and the credential (`gateway.connections.building`). It is
-**begun**: its meters are written down as those in force, so that runs may compute by them
-(`gateway.connections.following`). Only what is begun is worked.
+A link is made in two steps. Either can fail, and is tried again with growing waits. First the link is
+**built**: its connector is made of the stored settings and the credential (`gateway.connections.building`).
+Then it is **begun**: its meters are stored as those in force, so that runs may compute by them
+(`gateway.connections.following`). Only a link that is begun is worked.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ log = structlog.get_logger(__name__)
 BUILD_CAP_SECONDS = 60.0
 
 BUILT_TOGETHER = 200
-"""Connections that are followed together: thousands are, at a start, and the first should not wait for the
-last.
+"""Connections whose links are built together. At a start there are thousands, and the first should not wait
+for the last.
 """
 
 NOT_BUILT = "put that right, correct the settings, or give the credentials again"
@@ -48,11 +48,9 @@ class _Built:
     configuration: int
     link: ServedConnection | None
     begun: bool = False
-    """Whether its meters are in force: one whose begin failed is begun again, whoever built it."""
+    """Whether its meters are in force. Where that failed it is begun again."""
     again_monotonic: float | None = None
-    """When it is built, or begun, again although nothing has changed (monotonic):
-    something stood in the way.
-    """
+    """When (monotonic) it is built or begun again because that failed; None where nothing failed."""
     attempts: int = 0
 
     @property
@@ -61,8 +59,8 @@ class _Built:
 
 
 class Links:
-    """The links of this replica. `refresh` follows the database; `get` never asks it. A link counts as begun
-    once `begun` says so: until then every `refresh` returns it again.
+    """The links of this replica. `refresh` builds them as the database has them; `get` never asks the
+    database. Every `refresh` returns a link that is not begun, until `begun` is called with it.
     """
 
     def __init__(
@@ -76,40 +74,40 @@ class Links:
         self._troubles = troubles
         self._built: dict[str, _Built] = {}
         self._waiting: set[str] = set()
-        """Those that are tried again, now or later: few of thousands."""
+        """Connections that are built or begun again, now or later: few of thousands."""
         self.version = 0
-        """Rises with whatever `current` may show."""
+        """Rises with every change that `current` may show."""
         self._refreshing = asyncio.Lock()
         self._retired: list[tuple[float, Connector]] = []
 
     @property
     def current(self) -> dict[str, ServedConnection]:
-        """Those that can be worked: with a credential that was verified once, and their meters in force."""
+        """The links that can be worked: each has a credential that was verified once, and meters in force."""
         return {
             name: built.link for name, built in self._built.items() if built.link is not None and built.begun
         }
 
     @property
     def count(self) -> int:
-        """How many connections there are to look after."""
+        """How many connections there are, with a link or without."""
         return len(self._built)
 
     def get(self, connection: str) -> ServedConnection | None:
-        """The link of a connection, None when it has no verified credential, or cannot be built."""
+        """The link of a connection; None where it has no verified credential, or cannot be built."""
         built = self._built.get(connection)
         return None if built is None else built.link
 
     def waiting(self) -> list[str]:
-        """Those for which something stood in the way, and that are to be tried again now."""
+        """The connections that are to be built or begun again now."""
         return [name for name in self._waiting if self._built[name].is_due_again]
 
     @property
     def has_waiting(self) -> bool:
-        """Whether any are to be tried again, now or later."""
+        """Whether any connection is to be built or begun again, now or later."""
         return bool(self._waiting)
 
     async def compare(self) -> list[str]:
-        """The connections that `refresh` has something to do for, of all. Raises StoreError."""
+        """All connections for which `refresh` has something to do. Raises StoreError."""
         wanted = await connections.configurations(self._database)
         gone = [name for name in self._built if name not in wanted]
         return gone + [
@@ -119,11 +117,11 @@ class Links:
         ]
 
     async def refresh(self, only: Collection[str]) -> list[ServedConnection]:
-        """Of these connections, builds what was configured anew and drops what is gone; the links that are
-        yet to be begun. Raises StoreError, and then forgets nothing: what was built is returned next time.
+        """Builds the links of these connections that were configured anew, and drops those that are gone.
+        Returns the links that are to be begun. Raises StoreError; then the next call returns what was built.
         """
-        # A look that succeeded refreshes beside the loop: two at once would build the same link and close
-        # only one.
+        # Under a lock, for a look that succeeded calls this beside the loop: two calls at once would build
+        # the same link twice, and close only one of them.
         async with self._refreshing:
             wanted = await connections.configurations(self._database, only)
             for name in [name for name in only if name in self._built and name not in wanted]:
@@ -145,7 +143,10 @@ class Links:
         generations = {name: held.generation for name, held in found.items() if held.generation}
         sealed = await credentials.read_some(self._database, generations) if generations else {}
         for name, held in found.items():
-            before, link, begun, wrong = self._built.get(name), None, False, None
+            before = self._built.get(name)
+            link: ServedConnection | None = None
+            begun = False
+            wrong: ConnectorError | SealBroken | None = None
             async with self._troubles.contained("build", name) as made:
                 try:
                     link = self._builder.build(held, sealed[name]) if name in sealed else None
@@ -164,7 +165,7 @@ class Links:
             self._put(name, _Built(held.configuration, link, begun=begun, attempts=attempts))
             if made.fault is not None:
                 self.put_off(name)
-            await asyncio.sleep(0)  # thousands are built at a start, and all telemetry waits for this loop
+            await asyncio.sleep(0)  # thousands are built at a start, and ingest needs the loop meanwhile
 
     def _to_begin(self, name: str, current: Configured) -> ServedConnection | None:
         built = self._built.get(name)
@@ -177,21 +178,21 @@ class Links:
         return built.link if built.again_monotonic is None or built.is_due_again else None
 
     def begun(self, link: ServedConnection) -> None:
-        """Its meters are in force."""
+        """Notes that the meters of this link are in force."""
         built = self._built.get(link.connection)
         if built is not None and built.link is link:
             self._put(link.connection, replace(built, begun=True, again_monotonic=None, attempts=0))
 
     def not_begun(self, link: ServedConnection) -> None:
-        """Its begin did not succeed, and is tried again after a while that grows. The
-        link stays for probes.
+        """Notes that to begin this link failed: it is tried again, with growing waits. The link stays, for
+        probes.
         """
         built = self._built.get(link.connection)
         if built is not None and built.link is link:
             self._put(link.connection, self._later(replace(built, begun=False)))
 
     def put_off(self, connection: str) -> None:
-        """Its link is out, and is built again after a while that grows: a fault of ours stands in the way."""
+        """Drops the link of a connection, for a fault of ours: it is built again, with growing waits."""
         built = self._built[connection]
         self._retire(built.link)
         self._put(connection, self._later(replace(built, link=None, begun=False)))
@@ -226,7 +227,7 @@ class Links:
         await asyncio.gather(*(connector.close() for _, connector in self._retired))
 
     async def _say_not_built(self, name: str, error: ConnectorError | SealBroken) -> None:
-        """In the log and with the connection: its state does not say so, for nothing is called."""
+        """Logs the error and shows it with the connection, whose state does not say so: nothing is called."""
         log.error("connection.link_not_built", connection=name, detail=str(error), advice=NOT_BUILT)
         await self._troubles.note(name, "build", f"{error}. Nothing is sent or read meanwhile: {NOT_BUILT}")
 

@@ -1,7 +1,7 @@
-"""When a connection is looked at next, and what is shown with it until then.
+"""Schedules the next look at a connection, and shows with it what it waits for until then.
 
-A look is scheduled in a column of the connection's row, for the state that it was in. A connection that moves
-is due at once by its move, so a look that was scheduled for the state before means nothing any more.
+A look is scheduled in a column of the connection's row, for the state that the connection is in. A transition
+makes the connection due at once: a look that was scheduled for the state before it does not count any more.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 
 RETRY_CAP_SECONDS = 60.0
 LINK_SECONDS = 0.5
-"""From a look that came before the connection's link to the next."""
+"""From a look that came before the connection had a link to the next look."""
 
 PARTS: Mapping[State, Part] = {
     State.PENDING: "verification",
@@ -44,7 +44,7 @@ PARTS: Mapping[State, Part] = {
 
 
 class NextLook:
-    """Each of these raises StoreError."""
+    """Each method raises StoreError."""
 
     def __init__(
         self, database: Database, health: ConnectionHealth, troubles: Troubles, *, max_wait: timedelta
@@ -55,38 +55,42 @@ class NextLook:
         self._max_wait_seconds = max_wait.total_seconds()
 
     async def schedule(self, due: Due, *, in_seconds: float, attempts: int = 0) -> None:
-        """`attempts`: looks in a row that failed."""
+        """Schedules the next look. `attempts`: how many looks in a row have failed."""
         await connections.schedule_probe(
             self._database, due.connection, due.state, in_seconds=in_seconds, attempts=attempts
         )
 
     async def schedule_idle(self, name: str, state: State) -> None:
-        """All is well: it is probed when it has been idle for an interval, and nothing stands in the way."""
+        """All is well: the connection is probed when it has been idle for an interval. Nothing is shown with
+        it.
+        """
         await self._troubles.over(name, "probe", "verification")
         await connections.schedule_probe(
             self._database, name, state, in_seconds=self._health.idle_seconds(), attempts=0
         )
 
     async def schedule_without_link(self, due: Due, *, is_outdated: bool) -> None:
-        """It has no link, or one of another credential (`is_outdated`). A link that is being built is there
-        in a moment; one that still is not by the second look cannot be built.
+        """The connection has no link, or one with another credential (`is_outdated`). A link that is being
+        built is there in a moment; one that is not there by the second look cannot be built.
         """
         wait = LINK_SECONDS if is_outdated or not due.attempts else RETRY_CAP_SECONDS
         await self.schedule(due, in_seconds=wait, attempts=due.attempts + (not is_outdated))
 
     async def schedule_interrupted(self, due: Due) -> None:
-        """The database interrupted the look: it is made again soon, and not when its lease is over."""
+        """The database interrupted the look: it is made again soon, and not only when its lease is over."""
         attempts = due.attempts + 1
         wait = full_jitter(attempts, rand=random.random(), cap_seconds=RETRY_CAP_SECONDS)
         await self.schedule(due, in_seconds=wait, attempts=attempts)
 
     async def schedule_again(self, due: Due, error: ConnectorError, *, at_least: float = 0.0) -> None:
-        """After a failure: later with each, and not before the system wants to be asked. That it wants us to
-        wait, or that the fault is ours, is shown with the connection.
+        """Schedules the look after a failure: later after each, and not before the system wants to be asked.
+        Where the system asked us to wait, or the fault is ours, that is shown with the connection.
         """
-        attempts, rand = due.attempts + 1, random.random()
+        attempts = due.attempts + 1
+        rand = random.random()
         wait = max(at_least, full_jitter(attempts, rand=rand, cap_seconds=RETRY_CAP_SECONDS))
-        cap, part = self._max_wait_seconds, PARTS[due.state]
+        cap = self._max_wait_seconds
+        part = PARTS[due.state]
         match error:
             case RateLimited(retry_after=asked):
                 wait = put_off(
@@ -102,7 +106,7 @@ class NextLook:
                 await self._note_waiting(due.connection, part, asked, wait)
             case Unavailable(reference=str()):
                 await self._troubles.note(due.connection, part, str(error))
-            case _ if part == "verification":  # its state only says what it was given
+            case _ if part == "verification":  # its state does not say why it waits
                 await self._troubles.note(due.connection, part, str(error))
             case _:
                 await self._troubles.over(due.connection, part)

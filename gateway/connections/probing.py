@@ -1,5 +1,5 @@
-"""Probing: looks at connections whose credential is in use. An idle one is probed each `sync.probe_interval`,
-a degraded one until it answers, a blocked one about once an hour.
+"""Probes connections whose credential is in use: an idle one each `sync.probe_interval`, a degraded one until
+it answers, and a blocked one about once an hour.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 
 class Probing:
-    """`on_trial` is called when a stream of a blocked connection may run once."""
+    """Probes connections. `on_trial` is called when a stream of a blocked connection may run once."""
 
     def __init__(
         self,
@@ -54,8 +54,8 @@ class Probing:
         self._on_trial = on_trial
 
     async def check(self, due: Due) -> None:
-        """One look. Nothing is called while the link is built anew, or a breaker is open and somebody else
-        tries. Raises StoreError.
+        """Looks at a connection once. The system is not called while the link is built anew, nor while a
+        breaker is open and another caller tries. Raises StoreError.
         """
         link = self._links.get(due.connection)
         if link is None or link.generation != due.generation:
@@ -64,11 +64,18 @@ class Probing:
             await self._candidates.verify_again(due.connection)
         elif due.state is State.BLOCKED and due.operation not in (None, Operation.PROBE):
             await self._try_push(due)
-        elif (wait_for_breaker := await self._health.admit(link, Operation.PROBE)) is not None:
+        else:
+            await self._probe(due, link)
+
+    async def _probe(self, due: Due, link: ServedConnection) -> None:
+        wait_for_breaker = await self._health.admit(link, Operation.PROBE)
+        if wait_for_breaker is not None:
             await self._next_look.schedule(due, in_seconds=wait_for_breaker, attempts=due.attempts)
-        elif (error := await self._health.probe(link)) is not None:
+            return
+        error = await self._health.probe(link)
+        if error is not None:
             await self._failed(due, link, error)
-        elif due.state is State.ACTIVE and self._answers.takes(link):
+        elif due.state is State.ACTIVE and self._answers.says_only_well(link):
             self._answers.add(link)
         elif due.state is State.BLOCKED:
             await self._unblock(due, link)
@@ -77,8 +84,8 @@ class Probing:
             await self._next_look.schedule_idle(due.connection, due.state)
 
     async def _try_push(self, due: Due) -> None:
-        """Pushes are refused: a run pushes one reading, and its answer decides. A probe would prove nothing,
-        and with no reading due there is nothing to try.
+        """Lets a run push one reading, whose answer decides: the connection is blocked by its pushes, and a
+        probe would prove nothing. Where no reading is due there is nothing to try.
         """
         if await connections.try_push(self._database, due.connection, next_trial_seconds=to_next_trial()):
             log.info("connection.trial_begun", connection=due.connection, operation=str(due.operation))
@@ -92,7 +99,7 @@ class Probing:
             return
         if isinstance(error, AuthRefused) and not error.doubtful:
             await self._health.failed(link, error, attempts=1, operation=Operation.PROBE)
-        else:  # what it is blocked for is known; a failure once an hour makes no incident
+        else:  # why it is blocked is known: a failure once an hour makes no incident
             await self._health.unused(link, Operation.PROBE)
         await self._next_look.schedule(due, in_seconds=to_next_trial(), attempts=attempts)
 

@@ -1,9 +1,8 @@
-"""What people and programs ask of connections: the one service behind the API, the commands and the file.
+"""The service that changes connections, for the API, the commands and the declared file.
 
-What is given is checked (`checking`), then one transaction locks the connection's row and changes it.
-Credentials go in as a candidate (`giving`). No system is called for any of this but `meters`: what is to be
-verified, run or ended is noted in rows, and the lifecycle and the streams, of whichever replica, take it from
-there.
+What is given is checked first (`checking`). Then one transaction locks the connection's row and changes it.
+Credentials are stored as a candidate (`giving`). Only `meters` calls a system: everything else notes in rows
+what is to be verified, run or ended, and the lifecycle and the streams of whichever replica do it.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from gateway.connections.giving import Giving
 from gateway.connections.links import Links
 from gateway.connections.refusals import NEEDS_CREDENTIAL, refusal, upstream
 from gateway.connections.screening import Screening
-from gateway.connections.transitions import Moved, Transitions, asked
+from gateway.connections.transitions import Moved, Transitions, cause_of
 from gateway.credentials.tokens import Tokens
 from gateway.credentials.vault import Vault
 from gateway.model.access import Caller
@@ -44,13 +43,13 @@ from gateway.store.views import Views
 log = structlog.get_logger(__name__)
 
 CHANGES_BESIDE = 5
-"""Times that a change is made anew because another came between its reading and its writing."""
+"""So often a change is made anew because another one came between its reading and its writing."""
 
 Also = Callable[[Connection], Awaitable[None]]
 
 
 class Connections:
-    """Each call is one transaction, or none. Raises RequestRefused with a stable code, and StoreError."""
+    """Each method is at most one transaction. It raises RequestRefused with a stable code, or StoreError."""
 
     def __init__(
         self,
@@ -69,30 +68,28 @@ class Connections:
         self._transitions = transitions
         self._links = links
         self._checking = Checking(systems, settings, screening)
-        # the oldest key: one that is put before it changes no digest, so the file gives nothing again
+        # By the oldest key. A new key is put before it: digests stay, and the file gives no credential again.
         digest_key = settings.security.encryption_keys[-1].get_secret_value().encode()
         self._giving = Giving(vault, tokens, transitions, digest_key=digest_key)
 
     @property
     def settings(self) -> Settings:
-        """Those of now."""
+        """The settings in force."""
         return self._checking.settings
 
     def know_customers(self, customers: Collection[str]) -> None:
-        """These may have connections from now on."""
+        """From now on these customers may have connections."""
         self._checking.settings = self.settings.model_copy(update={"customers": tuple(customers)})
 
     async def create(self, wanted: ConnectionSettings, caller: Caller) -> None:
-        """The connection exists, its credits are held, and its credential waits to be verified; or nothing
-        has changed.
-        """
+        """Makes a connection, holds its credits, and has its credential verified; or changes nothing."""
         await self.create_declared(await self.check(wanted, caller), caller, managed_by="api")
 
     async def check(
         self, wanted: ConnectionSettings, caller: Caller, *, credentials: bool = True
     ) -> DeclaredConnection:
-        """What this caller may give. Raises RequestRefused; that settings or credentials are faulty has the
-        Faults as its cause.
+        """Checks what this caller wants. Raises RequestRefused; where settings or credentials are faulty its
+        cause has the Faults.
         """
         return await self._checking.new(wanted, caller, credentials=credentials)
 
@@ -105,13 +102,13 @@ class Connections:
         grant: TokenGrant | None = None,
         also: Also | None = None,
     ) -> None:
-        """As `create`, for what was checked already. `grant`: the tokens of a login. `also`: is done in the
-        same transaction; what it raises leaves nothing behind.
+        """As `create`, for a connection that was checked already. `grant`: the tokens of a login. `also` is
+        called in the same transaction: what it raises rolls everything back.
         """
         wanted = declared.settings
         manifest = self._systems[wanted.system].manifest
         cost = price(self.settings.credits, tier=manifest.tier, hosting=wanted.hosting)
-        async with self._paying() as connection:
+        async with self._credit_transaction() as connection:
             await moving.refuse_expected(connection, wanted.customer)
             configuration = self.configuration(declared, managed_by=managed_by, origin=caller.origin)
             if not await connections.insert(
@@ -150,9 +147,10 @@ class Connections:
     async def change(
         self, connection_id: str, patch: ConnectionPatch, caller: Caller, *, seen: str | None = None
     ) -> None:
-        """Replaces what the patch names. New settings or credentials are verified before the next call; new
-        meters and rhythm are not. Two who change different parts at once both have what they wanted. `seen`:
-        the digest of the meters that the new ones were made of; MetersOutdated where they are others by now.
+        """Replaces what the patch names. New settings or credentials are verified before the next call to the
+        system; new meters and intervals need no verification. Where two callers change different parts at
+        once both changes are made. `seen`: the digest of the meters that the caller edited; raises
+        MetersOutdated where the connection has other meters by now.
         """
         for _ in range(CHANGES_BESIDE):
             with suppress(ChangedMeanwhile):
@@ -167,9 +165,9 @@ class Connections:
     async def _change(
         self, connection_id: str, patch: ConnectionPatch, caller: Caller, seen: str | None
     ) -> None:
-        held = await self._held(connection_id)
-        # Compared with what `configure` finds unchanged under its lock, or this is done anew: of two who save
-        # at once the second is told.
+        held = await self._stored(connection_id)
+        # `configure` finds under its lock that what was read here is unchanged, or all of this is done anew.
+        # So of two who save meters at once the second is refused.
         refuse_outdated(connection_id, held.meters, seen)
         configuration = await self._checking.changed(held, patch, caller)
         await self.configure(held, configuration, patch.credentials, caller)
@@ -177,8 +175,8 @@ class Connections:
     async def configure(
         self, held: StoredConnection, wanted: Configuration, given: CredentialSettings | None, caller: Caller
     ) -> None:
-        """One transaction: the configuration, and where settings or credentials are new, the way to their
-        verification.
+        """Stores the configuration and, where settings or credentials are new, has them verified. One
+        transaction.
         """
         if wanted.hosting != held.hosting:
             raise RequestRefused(
@@ -186,11 +184,11 @@ class Connections:
                 "the hosting decides the price, which is frozen: disconnect, and connect under another id",
             )
         verify = given is not None or wanted.settings != held.settings
-        async with self._paying() as connection:
+        async with self._credit_transaction() as connection:
             locked = await connections.lock(connection, held.connection)
             if locked is None or locked.state in ENDED:
                 raise refusal(held.connection, State.DISCONNECTED)
-            # what is written whole was made of what is no longer so
+            # The configuration is written whole, and was made of one that is no longer there.
             if locked.configuration != held.configuration:
                 raise ChangedMeanwhile(held.connection)
             if verify and locked.state is State.PAUSED:
@@ -211,12 +209,12 @@ class Connections:
         *,
         grant: TokenGrant | None = None,
     ) -> None:
-        """Stores them as the candidate that is verified next. What is in use stays so until then. `grant`:
-        the tokens of an authorization.
+        """Stores credentials as the candidate, which is verified next. Until then those in use stay so.
+        `grant`: the tokens of an authorization.
         """
-        held = await self._held(connection_id)
+        held = await self._stored(connection_id)
         await self._checking.credentials(held, given, caller)
-        async with self._paying() as connection:
+        async with self._credit_transaction() as connection:
             locked = await connections.lock(connection, connection_id)
             if locked is None or locked.state in (State.PAUSED, *ENDED):
                 raise refusal(connection_id, State.DISCONNECTED if locked is None else locked.state)
@@ -225,18 +223,18 @@ class Connections:
             )
 
     async def check_credentials(self, connection_id: str, given: CredentialSettings, caller: Caller) -> None:
-        """Whether they could be sent at all. Raises RequestRefused; changes nothing."""
-        await self._checking.credentials(await self._held(connection_id), given, caller)
+        """Checks credentials without storing them. Raises RequestRefused."""
+        await self._checking.credentials(await self._stored(connection_id), given, caller)
 
     async def retry_credentials(self, connection_id: str, caller: Caller) -> None:
-        """The credential that the system refused is verified once more, as a new generation: the system may
-        have been wrong. Raises RequestRefused where none is refused, or it was a login whose token is used
-        up.
+        """Has the credential that the system refused verified once more, as a new generation: the system may
+        have been wrong. Raises RequestRefused where none is refused, or where it was a login whose token is
+        used up.
         """
-        held = await self._held(connection_id)
+        held = await self._stored(connection_id)
         if held.state is not State.REAUTHORIZATION_REQUIRED:
             raise refusal(connection_id, held.state)
-        async with self._paying() as connection:
+        async with self._credit_transaction() as connection:
             locked = await connections.lock(connection, connection_id)
             if locked is None or locked.state is not State.REAUTHORIZATION_REQUIRED:
                 raise refusal(connection_id, State.DISCONNECTED if locked is None else locked.state)
@@ -250,45 +248,54 @@ class Connections:
                     connection=connection_id,
                 )
             given = self._giving.opened(connection_id, held.customer, stored)
-            by = replace(caller, origin=stored.origin)  # who gave it: nothing else is sent than was before
-            await self._giving.give(connection, connection_id, held.customer, given, by)
+            # With the origin of the credential, not of this caller: addresses are trusted as they were
+            # before.
+            giver = replace(caller, origin=stored.origin)
+            await self._giving.give(connection, connection_id, held.customer, given, giver)
 
     async def pause(self, connection_id: str, caller: Caller) -> None:
-        """No call to the system until it is resumed; telemetry is buffered."""
-        await self._asked(connection_id, Trigger.PAUSE_ASKED, caller, done=State.PAUSED)
+        """Ends calls to the system until `resume`. Telemetry is buffered."""
+        async with self._transitions.transaction(self._database) as connection:
+            moved = await self._move(connection, connection_id, Trigger.PAUSE_ASKED, caller)
+        if moved is None:
+            held = await self._stored(connection_id)
+            if held.state is not State.PAUSED:
+                raise refusal(connection_id, held.state)
 
     async def resume(self, connection_id: str, caller: Caller) -> None:
-        """Goes on where it was."""
+        """Goes on after `pause`, in the state that the connection was in."""
         async with self._transitions.transaction(self._database) as connection:
-            moved = await self._ask(connection, connection_id, Trigger.RESUME_ASKED, caller)
+            moved = await self._move(connection, connection_id, Trigger.RESUME_ASKED, caller)
             if moved is not None:
                 await connections.wake(connection, connection_id)
-        if moved is None and (held := await self._held(connection_id)).state in ENDED:
-            raise refusal(connection_id, held.state)
+        if moved is None:
+            held = await self._stored(connection_id)
+            if held.state in ENDED:
+                raise refusal(connection_id, held.state)
 
     async def replay(self, connection_id: str, dead_letters: Sequence[int] | None) -> int:
-        """These dead letters of readings (None: all) are tried again; how many: those stay whose window
-        nobody computes any more.
+        """Tries these dead letters of readings again (None: all). Returns how many. Those whose window is not
+        computed any more stay dead letters.
         """
-        held = await self._held(connection_id)
+        held = await self._stored(connection_id)
         if held.state in (State.PENDING, *ENDED):
             raise refusal(connection_id, held.state)
         return await Views(self._database).replay(connection_id, dead_letters)
 
     async def disconnect(self, connection_id: str, caller: Caller) -> None:
-        """Ends it for good: what is in hand is finished, the token revoked, the credits
+        """Ends the connection for good: what is in hand is finished, its token is revoked, its credits are
         returned. Idempotent.
         """
         async with self._transitions.transaction(self._database) as connection:
-            moved = await self._ask(connection, connection_id, Trigger.DISCONNECT_ASKED, caller)
+            moved = await self._move(connection, connection_id, Trigger.DISCONNECT_ASKED, caller)
         if moved is None:
-            await self._held(connection_id)
+            await self._stored(connection_id)
 
     async def recheck(self, connection_id: str, caller: Caller) -> None:
-        """Looks at the system now: a blocked connection does not wait for its hour, and one that waits for a
-        verification is verified.
+        """Has the system looked at now: a blocked connection does not wait for its next trial, and one that
+        waits for a verification is verified.
         """
-        held = await self._held(connection_id)
+        held = await self._stored(connection_id)
         if held.state in (State.PAUSED, *ENDED) or (
             held.state in NEEDS_CREDENTIAL and held.candidate is None
         ):
@@ -301,10 +308,10 @@ class Connections:
     async def synchronise(
         self, connection_id: str, *, full: bool, caller: Caller, stream: str | None = None
     ) -> None:
-        """Its streams run at once, or the one of records that is named; `full` walks the history again, and
-        moves only what differs.
+        """Runs the streams of the connection at once, or only the stream of records that is named. `full`:
+        walks the history again, and moves only what differs.
         """
-        held = await self._worked(connection_id)
+        held = await self._stored_in_use(connection_id)
         manifest, max_future = self._systems[held.system].manifest, self.settings.telemetry.max_future
         await syncing.run_now(self._database, held, manifest, full=full, stream=stream, max_future=max_future)
         log.info(
@@ -312,8 +319,10 @@ class Connections:
         )
 
     async def confirm_deletions(self, connection_id: str, stream: str, *, caller: Caller) -> int:
-        """Records of the stream that the system shows no more are deleted with the next walk; how many."""
-        count = await syncing.confirm_deletions(self._database, await self._worked(connection_id), stream)
+        """Lets the next walk delete the records that the system shows no more. Returns how many they are."""
+        count = await syncing.confirm_deletions(
+            self._database, await self._stored_in_use(connection_id), stream
+        )
         log.info(
             "connection.deletions_confirmed",
             connection=connection_id,
@@ -323,17 +332,18 @@ class Connections:
         )
         return count
 
-    async def _worked(self, connection_id: str) -> StoredConnection:
-        held = await self._held(connection_id)
+    async def _stored_in_use(self, connection_id: str) -> StoredConnection:
+        held = await self._stored(connection_id)
         if held.state not in (State.ACTIVE, State.DEGRADED):
             raise refusal(connection_id, held.state)
         return held
 
     async def meters(self, connection_id: str) -> Sequence[RemoteMeter]:
-        """What the system itself has to feed. That it is away comes back as `upstream.*`, that it refuses us
-        as the state that this leads to: neither is ever a refusal of the caller.
+        """The meters that the system itself has. Where the system is away it raises RequestRefused with
+        `upstream.*`, and where the system refuses us with the state that this leads to: neither says that the
+        caller may not ask.
         """
-        held = await self._held(connection_id)
+        held = await self._stored(connection_id)
         await self._links.refresh([connection_id])
         link = self._links.get(connection_id)
         if held.state not in (State.ACTIVE, State.DEGRADED) or link is None:
@@ -352,14 +362,16 @@ class Connections:
     def configuration(
         self, declared: DeclaredConnection, *, managed_by: str, **kept: Unpack[KeptSettings]
     ) -> Configuration:
-        """What is stored of a checked connection."""
+        """The configuration of a checked connection, as it is stored."""
         return self._checking.configuration(declared, managed_by=managed_by, **kept)
 
     def digest(self, given: CredentialSettings) -> str:
-        """Tells whether credentials are the ones that were given before, and nothing else about them."""
+        """A digest by which credentials can be compared with those that were given before. It tells nothing
+        else.
+        """
         return self._giving.digest(given)
 
-    async def _held(self, connection_id: str) -> StoredConnection:
+    async def _stored(self, connection_id: str) -> StoredConnection:
         held = (await connections.read(self._database, [connection_id])).get(connection_id)
         if held is None:
             raise RequestRefused(
@@ -368,8 +380,10 @@ class Connections:
         return held
 
     @asynccontextmanager
-    async def _paying(self) -> AsyncIterator[Connection]:
-        """A transaction that may take credits. That they were not there is told after the rollback."""
+    async def _credit_transaction(self) -> AsyncIterator[Connection]:
+        """A transaction that may take credits. Where there are not enough a refusal is noted after the
+        rollback.
+        """
         try:
             async with self._transitions.transaction(self._database) as connection:
                 yield connection
@@ -377,13 +391,7 @@ class Connections:
             await ledger.note_refusal(self._database, error)
             raise
 
-    async def _ask(
+    async def _move(
         self, connection: Connection, connection_id: str, trigger: Trigger, caller: Caller
     ) -> Moved | None:
-        return await self._transitions.move(connection, connection_id, trigger, asked(trigger, caller))
-
-    async def _asked(self, connection_id: str, trigger: Trigger, caller: Caller, *, done: State) -> None:
-        async with self._transitions.transaction(self._database) as connection:
-            moved = await self._ask(connection, connection_id, trigger, caller)
-        if moved is None and (held := await self._held(connection_id)).state is not done:
-            raise refusal(connection_id, held.state)
+        return await self._transitions.move(connection, connection_id, trigger, cause_of(trigger, caller))

@@ -1,5 +1,5 @@
-"""The one function that moves a connection: state, audit row, credits, issue and event in the caller's
-transaction.
+"""`Transitions.move` is the only function that moves a connection from state to state. It changes the state,
+the audit row, the credits, the issue and the event in the caller's transaction.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ log = structlog.get_logger(__name__)
 
 BLOCKED_SECONDS = 3600.0
 BLOCKED_JITTER = (0.1, 0.1)
-"""Of BLOCKED_SECONDS, what is added always and at random: with the calls that led to it, no more than 24 a
-day.
+"""Parts of BLOCKED_SECONDS: one that is always added, and the most that is added at random. So there are at
+most 24 calls a day, with those that led to the state.
 """
 
 DEFERRED_SECONDS = 900.0
-"""From a verification that was put off to the next."""
+"""From a verification that was put off to the next one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moved:
-    """A transition that takes place when the transaction commits."""
+    """A transition, which takes place when the transaction commits."""
 
     connection: str
     from_state: State
@@ -55,8 +55,8 @@ class Moved:
     trigger: Trigger
     reason: str | None
 
-    def say(self) -> None:
-        """To the log; after the commit."""
+    def write_log(self) -> None:
+        """Logs the transition. Called after the commit."""
         log.info(
             "connection.state_changed",
             connection=self.connection,
@@ -67,13 +67,13 @@ class Moved:
         )
 
 
-def asked(trigger: Trigger, caller: Caller) -> Cause:
-    """The cause of a move that a person or a program asked for, in words that are shown."""
+def cause_of(trigger: Trigger, caller: Caller) -> Cause:
+    """The cause of a transition that a person or a program asked for, in words that are shown."""
     who = _CALLERS.get(caller.name, f"by {caller.name}")
-    return Cause(reason=f"{_ASKED[trigger]} {who}", request_id=caller.request_id, actor=caller.name)
+    return Cause(reason=f"{_DONE[trigger]} {who}", request_id=caller.request_id, actor=caller.name)
 
 
-_ASKED: Mapping[Trigger, str] = {
+_DONE: Mapping[Trigger, str] = {
     Trigger.PAUSE_ASKED: "Paused",
     Trigger.RESUME_ASKED: "Resumed",
     Trigger.DISCONNECT_ASKED: "Disconnected",
@@ -82,7 +82,7 @@ _CALLERS: Mapping[str, str] = {"cli": "from the command line", "file": "by the d
 
 
 class Transitions:
-    """Follows the table. Holds no state of connections: that is in PostgreSQL."""
+    """Moves connections by the table of `gateway.model.connection`. Their states are in PostgreSQL only."""
 
     def __init__(self, manifests: Mapping[str, Manifest], settings: Settings) -> None:
         self._manifests = manifests
@@ -92,8 +92,8 @@ class Transitions:
 
     @asynccontextmanager
     async def transaction(self, database: Database) -> AsyncIterator[Connection]:
-        """A transaction for `move`, which works in no other: what moved in it is said after the commit, and
-        nothing of what was rolled back.
+        """The transaction that `move` needs. Its transitions are logged after the commit, and none that was
+        rolled back.
         """
         moves: list[Moved] = []
         outer = self._moves.set(moves)
@@ -103,17 +103,17 @@ class Transitions:
         finally:
             self._moves.reset(outer)
         for moved in moves:
-            moved.say()
+            moved.write_log()
 
     async def move(
         self, connection: Connection, connection_id: str, trigger: Trigger, cause: Cause
     ) -> Moved | None:
-        """Compare and set, within the caller's `transaction`; None when the trigger means nothing where the
-        connection is.
+        """Moves a connection within the caller's `transaction`. None where the trigger means nothing in the
+        state that the connection is in, or where it is news of a credential that is no longer in use
+        (`cause.generation`).
 
-        News about a credential that is no longer in use (`cause.generation`) mean nothing either. Locks the
-        connection's row, then the pool of credits. Raises RequestRefused when the credits that the move needs
-        are not there.
+        Locks the connection's row, then the pool of credits. Raises RequestRefused where there are not enough
+        credits.
         """
         locked = await connections.lock(connection, connection_id)
         if locked is None or (cause.generation is not None and cause.generation != locked.generation):
@@ -127,8 +127,8 @@ class Transitions:
         since, version = await connections.move(
             connection, locked, target, trigger, cause, prior=prior, look_in_seconds=look_in
         )
-        await self._settle(connection, rule, locked)
-        await self._tell(connection, rule, locked, cause)
+        await self._change_credits(connection, rule, locked)
+        await self._change_issue(connection, rule, locked, cause)
         if rule.event is not None:
             data = {
                 "state": str(target),
@@ -139,7 +139,7 @@ class Transitions:
                 "system": locked.system,
                 "hosting": locked.hosting,
                 "operation": cause.operation,
-                **self._asked_of_a_person(rule, locked, cause),
+                **self._issue_for_event(rule, locked, cause),
             }
             event = NewEvent(
                 type=rule.event,
@@ -159,14 +159,14 @@ class Transitions:
         self._moves.get().append(moved)
         return moved
 
-    def _asked_of_a_person(self, rule: Rule, locked: Locked, cause: Cause) -> dict[str, str]:
-        """What the event says of the issue that the move raises; nothing where it raises none."""
+    def _issue_for_event(self, rule: Rule, locked: Locked, cause: Cause) -> dict[str, str]:
+        """What the event says of the issue that the transition raises; nothing where it raises none."""
         if rule.raises is None:
             return {}
         issue = self.issue(rule.raises, locked, cause)
         return {"title": issue.title, "instructions": issue.instructions, "action_url": issue.action_url}
 
-    async def _settle(self, connection: Connection, rule: Rule, locked: Locked) -> None:
+    async def _change_credits(self, connection: Connection, rule: Rule, locked: Locked) -> None:
         match rule.credits:
             case None:
                 pass
@@ -180,7 +180,7 @@ class Transitions:
             case _:
                 assert_never(rule.credits)
 
-    async def _tell(self, connection: Connection, rule: Rule, locked: Locked, cause: Cause) -> None:
+    async def _change_issue(self, connection: Connection, rule: Rule, locked: Locked, cause: Cause) -> None:
         if rule.raises is not None:
             await issues.open_issue(
                 connection,
@@ -192,8 +192,8 @@ class Transitions:
             await issues.solve(connection, locked.connection)
 
     def issue(self, code: IssueCode, locked: Locked, cause: Cause) -> NewIssue:
-        """What a person is told: written for the system by its connector, with the system's own words as the
-        reason.
+        """The issue as a person reads it: instructions of the system's connector, with the system's own
+        words.
         """
         manifest = self._manifests[locked.system]
         said = f" {manifest.title} said: {cause.reason}" if cause.reason else ""
@@ -235,10 +235,11 @@ def to_next_trial() -> float:
 
 
 def _seconds_to_first_look(trigger: Trigger, target: State) -> float:
-    """From a move to the first look at the connection where it is then.
+    """Seconds from a transition to the first look at the connection in its new state.
 
-    Part of the move: one that another statement put off afterwards would be due until then, and the
-    lifecycle, which hears of the move within milliseconds, would call the system at once.
+    They are written with the transition. If a later statement put the look off the connection would be due
+    until then: the lifecycle, which hears of the transition within milliseconds, would call the system at
+    once.
     """
     match trigger:
         case Trigger.VERIFICATION_DEFERRED:

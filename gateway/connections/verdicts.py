@@ -1,8 +1,8 @@
-"""Carries the model's decisions on incidents out: breakers, incidents, status documents and events change in
+"""Carries out what the model decides on incidents: breakers, incidents, status documents and events change in
 one transaction.
 
-What an event says of a systemic incident: the gateway's has counts and the reason, and names no customer;
-each affected customer has one with its own connections, and not a word about others.
+Of a systemic incident there are several events. The gateway's own has counts and the reason, and names no
+customer. Each affected customer gets one with its own connections, which says nothing about others.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IncidentChange:
-    """An incident that opened, grew or closed. `connections`: whose document shows it; `customers`: who is
-    told; `whole`: the gateway's event too.
+    """An incident that opened, grew or closed. `connections`: those whose status document shows it;
+    `customers`: those that are told; `tells_gateway`: whether there is an event of the gateway as well.
     """
 
     type: EventType
     incident: Incident
     connections: tuple[str, ...]
     customers: tuple[str, ...]
-    whole: bool
+    tells_gateway: bool
     request_ids: Mapping[str, Sequence[str]]
 
 
 async def decide(database: Database) -> None:
-    """Makes breakers and incidents what they should be now. Two that do so at once open nothing twice. Raises
-    StoreError.
+    """Opens and closes breakers and incidents by the calls of all connections. Where two replicas do so at
+    once nothing is opened twice. Raises StoreError.
     """
     async with database.transaction() as connection:
         now = await incidents.due(connection)
@@ -59,36 +59,31 @@ async def decide(database: Database) -> None:
         found = systemic(fleet)
         opened = await _breakers(connection, fleet, found)
         changes = await _incidents(connection, fleet, found)
-        owners = (
-            await incidents.show(
-                connection, sorted({name for change in changes for name in change.connections})
-            )
-            if changes
-            else {}
-        )
+        owners: Mapping[str, str] = {}
+        if changes:
+            shown = {name for change in changes for name in change.connections}
+            owners = await incidents.show(connection, sorted(shown))
         for change in changes:
             for event in _events(change, owners):
                 await outbox.append(connection, event)
     for key in opened:
         log.warning("connection.breaker_opened", scope=str(key[0]), key=key[1])
     for change in changes:
-        _say(change)
+        _log_change(change)
 
 
 async def _breakers(
     connection: Connection, fleet: CallingConnections, found: Sequence[IncidentFinding]
 ) -> list[Key]:
-    """Those that opened. A success closes them elsewhere; here, those at which nobody fails any more."""
-    opened = [
-        f.key
-        for f in found
-        if await breakers.open_breaker(
-            connection,
-            f.key,
-            seconds=probe_interval_seconds(0, rand=random.random()),
-            operation=fleet.held_back(f.key),
-        )
-    ]
+    """Opens breakers, and returns those that were closed before. A call that succeeds closes its breaker
+    elsewhere; here are closed those at which nobody fails any more.
+    """
+    opened: list[Key] = []
+    for finding in found:
+        seconds = probe_interval_seconds(0, rand=random.random())
+        operation = fleet.held_back(finding.key)
+        if await breakers.open_breaker(connection, finding.key, seconds=seconds, operation=operation):
+            opened.append(finding.key)
     idle = [key for key in await breakers.listed(connection) if not fleet.failing(key)]
     if idle:
         await breakers.close(connection, idle)
@@ -103,46 +98,32 @@ async def _incidents(
     for finding in wanted(fleet, found, known=[incident.where for incident in held]):
         opened = await incidents.open_incident(connection, finding)
         if opened is not None:
-            changes.append(_opened(opened, finding.failing, opened.connections, opened.customers, whole=True))
-    wide = {
-        i.where: i
-        for i in [*held, *(change.incident for change in changes)]
-        if i.scope is not Scope.CONNECTION
-    }
+            changes.append(
+                _opened(opened, finding.failing, opened.connections, opened.customers, tells_gateway=True)
+            )
+    known = [*held, *(change.incident for change in changes)]
+    wide = {incident.where: incident for incident in known if incident.scope is not Scope.CONNECTION}
     for incident in held:
         wider = explained_by(incident.where, fleet, wide)
         if wider is not None:
-            changes.append(
-                _closed(
-                    await incidents.close(
-                        connection,
-                        incident,
-                        f"became part of incident {wide[wider].incident}: {wide[wider].detail}",
-                    )
-                )
-            )
+            reason = f"became part of incident {wide[wider].incident}: {wide[wider].detail}"
+            changes.append(_closed(await incidents.close(connection, incident, reason)))
         else:
-            changes += await _go_on(connection, incident, fleet)
+            changes += await _follow_up(connection, incident, fleet)
     return changes
 
 
-async def _go_on(
+async def _follow_up(
     connection: Connection, incident: Incident, fleet: CallingConnections
 ) -> list[IncidentChange]:
-    """An open incident a few seconds later: it is over, or calm since now, or has grown."""
+    """What became of an incident that was open before: it is over, or calm for a while, or has grown."""
     if is_calm(incident.where, fleet, opened_at=incident.opened_at):
         since = incident.calm_since or fleet.now
-        if fleet.now - since >= QUIET:
-            return [
-                _closed(
-                    await incidents.close(
-                        connection,
-                        incident,
-                        f"calm for {(fleet.now - since).total_seconds():.0f} s: calls succeed, or none is"
-                        " made any more",
-                    )
-                )
-            ]
+        calm_for = fleet.now - since
+        if calm_for >= QUIET:
+            seconds = calm_for.total_seconds()
+            reason = f"calm for {seconds:.0f} s: calls succeed, or none is made any more"
+            return [_closed(await incidents.close(connection, incident, reason))]
         await incidents.calm(connection, incident, since)
         return []
     await incidents.calm(connection, incident, None)
@@ -153,7 +134,7 @@ async def _go_on(
     await incidents.grow(connection, grown)
     joined = tuple(sorted(set(grown.connections) - set(incident.connections)))
     told = tuple(sorted(set(grown.customers) - set(incident.customers)))
-    return [_opened(grown, failing, joined, told, whole=False)] if joined else []
+    return [_opened(grown, failing, joined, told, tells_gateway=False)] if joined else []
 
 
 def _grown(incident: Incident, failing: Sequence[CallHealth]) -> Incident:
@@ -180,14 +161,14 @@ def _opened(
     connections: tuple[str, ...],
     customers: tuple[str, ...],
     *,
-    whole: bool,
+    tells_gateway: bool,
 ) -> IncidentChange:
     return IncidentChange(
         type=EventType.INCIDENT_OPENED,
         incident=incident,
         connections=connections,
         customers=customers,
-        whole=whole,
+        tells_gateway=tells_gateway,
         request_ids={health.connection: health.request_ids for health in failing},
     )
 
@@ -198,7 +179,7 @@ def _closed(incident: Incident) -> IncidentChange:
         incident=incident,
         connections=incident.connections,
         customers=incident.customers,
-        whole=True,
+        tells_gateway=True,
         request_ids={},
     )
 
@@ -209,12 +190,12 @@ def _events(change: IncidentChange, owners: Mapping[str, str]) -> Iterator[NewEv
         "incident": incident.incident,
         "scope": str(incident.scope),
         "key": incident.key,
-        "since": _written(incident.since),
-        "opened_at": _written(incident.opened_at),
-        "closed_at": None if incident.closed_at is None else _written(incident.closed_at),
+        "since": _in_utc(incident.since),
+        "opened_at": _in_utc(incident.opened_at),
+        "closed_at": None if incident.closed_at is None else _in_utc(incident.closed_at),
         "operations": list(incident.operations),
     }
-    if change.whole and incident.scope is not Scope.CONNECTION:
+    if change.tells_gateway and incident.scope is not Scope.CONNECTION:
         totals = {
             "systems": list(incident.systems),
             "connections": len(incident.connections),
@@ -225,9 +206,8 @@ def _events(change: IncidentChange, owners: Mapping[str, str]) -> Iterator[NewEv
     for customer in change.customers:
         own = [name for name in incident.connections if owners.get(name) == customer]
         if own:
-            request_ids = [identifier for name in own for identifier in change.request_ids.get(name, ())][
-                :MAX_REQUEST_IDS
-            ]
+            request_ids = [identifier for name in own for identifier in change.request_ids.get(name, ())]
+            request_ids = request_ids[:MAX_REQUEST_IDS]
             data = {
                 **about,
                 "connections": own,
@@ -242,33 +222,29 @@ def _events(change: IncidentChange, owners: Mapping[str, str]) -> Iterator[NewEv
             )
 
 
-def _say(change: IncidentChange) -> None:
-    incident, scope, connections = (
-        change.incident,
-        str(change.incident.scope),
-        len(change.incident.connections),
-    )
+def _log_change(change: IncidentChange) -> None:
+    incident = change.incident
+    scope = str(incident.scope)
+    connections = len(incident.connections)
     if change.type is EventType.INCIDENT_CLOSED:
-        detail = incident.closing_detail
         log.info(
             "connection.incident_closed",
             incident=incident.incident,
             scope=scope,
             key=incident.key,
             connections=connections,
-            detail=detail,
+            detail=incident.closing_detail,
         )
-    elif change.whole:
-        detail = incident.detail
+    elif change.tells_gateway:
         log.warning(
             "connection.incident_opened",
             incident=incident.incident,
             scope=scope,
             key=incident.key,
             connections=connections,
-            detail=detail,
+            detail=incident.detail,
         )
 
 
-def _written(at: datetime) -> str:
+def _in_utc(at: datetime) -> str:
     return at.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -1,4 +1,6 @@
-"""Failed runs of inbound streams: when a stream is read again after a system's answer, and who is told."""
+"""Failed runs of inbound streams: decides when a stream is read again after an error, and tells the
+connection's health.
+"""
 
 from __future__ import annotations
 
@@ -22,21 +24,21 @@ from gateway.settings import SyncSettings
 from gateway.store.inbound import InboundClaim
 from gateway.sync import runs
 from gateway.sync.link import ServedConnection
-from gateway.sync.runs import End, RunHealth
+from gateway.sync.runs import RunEnd, RunHealth
 
 log = structlog.get_logger(__name__)
 
 DENIED_BASE_SECONDS = 30.0
 DENIED_CAP_SECONDS = 3600.0
-"""What is not allowed is asked again more and more seldom, at least about once an hour."""
+"""A stream that may not be read is tried again more and more seldom, but at least about once an hour."""
 
 
 class PullHealth(RunHealth, Prober, Protocol):
-    """What a run reports about the connection, and asks of it."""
+    """What a run reports to the connection's health, and asks of it."""
 
 
 class Failures:
-    """Makes of an error how the run ended."""
+    """Says how a run ended that raised an error."""
 
     def __init__(self, settings: SyncSettings, health: PullHealth, shown: ShownToPeople) -> None:
         self._settings = settings
@@ -45,11 +47,12 @@ class Failures:
 
     async def end(
         self, claim: InboundClaim, link: ServedConnection, error: ConnectorError, *, moved: bool
-    ) -> End:
-        """A system's answer becomes a wait; what it means for the connection is its health's to say.
+    ) -> RunEnd:
+        """Makes a wait of the error that ended a run. What it means for the connection is its health's to
+        say.
 
-        What is not allowed, or not there, is this stream's affair: another may be read, and readings
-        delivered.
+        That a stream may not be read, or is not there, concerns this stream only: other streams may be read,
+        and readings delivered.
         """
         attempts = 1 if moved else claim.attempts + 1
         if isinstance(error, PermissionDenied | BadConfiguration):
@@ -67,7 +70,7 @@ class Failures:
             count = 1 if moved else claim.put_off + 1
             wait = runs.seconds_when_put_off(self._settings, error, count)
             await self._shown.waiting(claim, error, wait)
-            return End(
+            return RunEnd(
                 state="running",
                 next_in_seconds=wait,
                 attempts=claim.attempts,
@@ -86,7 +89,7 @@ class Failures:
             request_id=error.request_id,
             retry_in_seconds=round(wait, 1),
         )
-        return End(
+        return RunEnd(
             state="failed",
             next_in_seconds=wait,
             attempts=attempts,

@@ -1,4 +1,6 @@
-"""One run of a phase of an inbound stream: what is read next, how it ended, when the next one is."""
+"""Runs a phase of an inbound stream once: decides what is read next, and stores how the run ended and when
+the next one is.
+"""
 
 from __future__ import annotations
 
@@ -30,22 +32,26 @@ from gateway.store.pool import Database
 from gateway.store.troubles import Troubles
 from gateway.sync import runs
 from gateway.sync.link import ServedConnection
-from gateway.sync.runs import End
+from gateway.sync.runs import RunEnd
 
 log = structlog.get_logger(__name__)
 
 SLICE = timedelta(days=1)
-"""Of the history, newest first: what a killed initial sync reads again at most."""
+"""The history is read in slices of this length, the newest first. An initial sync that is killed reads at
+most one slice again.
+"""
 
 MAX_HALVINGS = 10
-"""Of what is asked for, one for each run that failed."""
+"""How often an interval is halved at most: once for each run that failed."""
 
 FAR_BACK = timedelta(days=1)
-"""A clock that goes back further has to come nearer to ours: from there on everything would be read."""
+"""A system's clock that went back further must have come nearer to ours. Else nothing is read: everything
+from there on would be read again.
+"""
 
 
 class InboundRunner:
-    """Runs claimed phases. Holds no state between runs: everything is in PostgreSQL."""
+    """Runs claimed phases. It holds no state between runs: everything is in PostgreSQL."""
 
     def __init__(
         self,
@@ -70,7 +76,7 @@ class InboundRunner:
         self._stopping = stopping
 
     async def run(self, claim: InboundClaim, link: ServedConnection) -> None:
-        """Reads what is next, stores how that ended, and tells its health. Raises
+        """Reads what is next, stores how the run ended, and reports it to the connection's health. Raises
         LeaseLost and StoreError.
         """
         with tracing.run("inbound.run", link, stream=claim.stream, phase=claim.phase):
@@ -79,15 +85,18 @@ class InboundRunner:
     async def _run(self, claim: InboundClaim, link: ServedConnection) -> None:
         stream = next((each for each in link.inbound if each.name == claim.stream), None)
         if stream is None:  # the link is older than the stream, or newer: it is built again in a moment
-            await self._finish(claim, link, End(state="idle", next_in_seconds=1.0, attempts=claim.attempts))
+            await self._finish(
+                claim, link, RunEnd(state="idle", next_in_seconds=1.0, attempts=claim.attempts)
+            )
             return
-        if (wait := await self._health.admit(link, Operation.PULL)) is not None:
-            end = End(state="idle", next_in_seconds=wait, attempts=claim.attempts, put_off=claim.put_off)
+        wait = await self._health.admit(link, Operation.PULL)
+        if wait is not None:
+            end = RunEnd(state="idle", next_in_seconds=wait, attempts=claim.attempts, put_off=claim.put_off)
             await self._finish(claim, link, end)
             return
         read = WalkProgress()
         try:
-            end = await self._worked(claim, link, stream, read)
+            end = await self._work(claim, link, stream, read)
         except ConnectorError as error:
             end = await self._failures.end(claim, link, error, moved=read.pages > 0)
         else:
@@ -103,14 +112,15 @@ class InboundRunner:
         await self._shown.fault(claim, fault)
         attempts = claim.attempts + 1
         wait = runs.seconds_after_fault(self._settings, attempts)
-        end = End(state="failed", next_in_seconds=wait, attempts=attempts, error=fault.text)
+        end = RunEnd(state="failed", next_in_seconds=wait, attempts=attempts, error=fault.text)
         await self._finish(claim, link, end)
 
-    async def _worked(
+    async def _work(
         self, claim: InboundClaim, link: ServedConnection, stream: InboundStream, read: WalkProgress
-    ) -> End:
+    ) -> RunEnd:
         position = await inbound.read(self._database, claim)
-        # at most half of the connection's rate: the other half is for what is new
+        # Walks of the history rest as long as they work: half of the connection's rate is left to what is
+        # new.
         rest = 0.0 if claim.phase == "incremental" else 1.0
         walk = InboundWalk(
             self._database,
@@ -141,9 +151,9 @@ class InboundRunner:
         stream: InboundStream,
         walk: InboundWalk,
         position: InboundPosition,
-    ) -> End:
-        """The interval after the last one, or the rest of the one in hand."""
-        idle = End(state="idle", next_in_seconds=link.pull_interval.total_seconds(), succeeded=True)
+    ) -> RunEnd:
+        """Reads the interval after the last one, or the rest of the one whose walk was interrupted."""
+        idle = RunEnd(state="idle", next_in_seconds=link.pull_interval.total_seconds(), succeeded=True)
         resume = position.walk_cursor is not None and position.walk_high is not None
         interval: Interval | None
         read_to: datetime | None = None
@@ -163,15 +173,15 @@ class InboundRunner:
             if stream.cursor == "listing":
                 interval = Interval(low=None, high=now)
             else:
-                committed, is_back = await self._committed(claim, stream, position, now, at)
-                read_to = committed if is_back else None
+                committed, was_set_back = await self._read_until(claim, stream, position, now, at)
+                read_to = committed if was_set_back else None
                 interval = next_interval(committed, now, settle=stream.settle, lookback=stream.lookback)
         if interval is None:
             return idle
         settle = timedelta(0) if stream.cursor == "listing" else stream.settle
         sees_all = stream.cursor == "listing" and stream.deletions == "listing"
         wanted = interval
-        # what cannot be answered at once, or is too much for one answer, is asked for in parts
+        # A system that could not answer, or not in one answer, is asked for half of it after each failed run.
         for _ in range(0 if resume else min(claim.attempts, MAX_HALVINGS)):
             interval = halved(interval, committed)
         plan = WalkPlan(
@@ -180,14 +190,14 @@ class InboundRunner:
             done="high",
             sees_all=sees_all,
             divisible=stream.cursor != "listing",
-            clock=_clock(asked_at, wanted.high + settle, read_to),
+            clock=_system_clock(asked_at, wanted.high + settle, read_to),
         )
         ended = await walk.go(plan, position, resume=resume)
         if ended and walk.read.reached == wanted.high:
             return idle
         return replace(idle, state="lagging", next_in_seconds=0.0)
 
-    async def _committed(
+    async def _read_until(
         self,
         claim: InboundClaim,
         stream: InboundStream,
@@ -195,21 +205,24 @@ class InboundRunner:
         now: datetime,
         at: datetime,
     ) -> tuple[datetime, bool]:
-        """Everything before it was read; and whether the system's clock was set back since. `now`: what it
-        shows, `at`: by our clock.
+        """Up to when everything has been read, by the system's clock, and whether that clock was set back
+        since the last run. `now`: what the system's clock shows; `at`: the same instant by our clock.
 
-        What had been read is told by our clock too: what changes behind a clock that was set back shows times
-        that were read before. Raises Unavailable for one that goes back by days, and away from ours.
+        A clock that was set back is found by ours. Changes after that show times that had been read before,
+        so reading goes back with the clock. Raises Unavailable where it went back by days, and away from our
+        clock.
         """
         assert position.origin is not None
-        # what was written shortly before the origin may be visible only now: history does not read it again
+        # What was written shortly before the origin may become visible only now, and history does not read it
+        # again.
         committed = position.high or position.origin - stream.settle
         if position.asked_at is None:
             return committed, False
         read_to = now - (at - position.asked_at) - stream.settle
-        is_back = committed - read_to > inbound.CLOCK_OFF
-        if not is_back:
-            return (min(committed, read_to) if now - stream.settle > committed else committed), False
+        if committed - read_to <= inbound.CLOCK_OFF:
+            if now - stream.settle > committed:
+                committed = min(committed, read_to)
+            return committed, False
         was_off = abs(committed + stream.settle - position.asked_at)
         if committed - now > FAR_BACK and abs(now - at) > was_off:
             raise Unavailable(
@@ -228,14 +241,15 @@ class InboundRunner:
 
     async def _initial(
         self, claim: InboundClaim, stream: InboundStream, walk: InboundWalk, position: InboundPosition
-    ) -> End:
-        """What is still open first, then the history from its end to its beginning: people look at today
-        first.
+    ) -> RunEnd:
+        """Reads first what is still open, then the history from its end to its beginning: people look at
+        today first.
         """
         if position.origin is None:
             now = await walk.remote_now()
             position = await inbound.set_origin(self._database, claim, now, position.at)
-        # where a cursor never lives through a day of records, a part of a day is asked for
+        # After each failed run half as long a slice: a cursor of the system may not live through a day of
+        # records.
         length = SLICE / 2 ** min(claim.attempts, MAX_HALVINGS)
         while not walk.is_over:
             assert position.origin is not None
@@ -250,19 +264,19 @@ class InboundRunner:
                 ask, done = walk.ask_records, "high"
             if part is None:
                 log.info("inbound.initial_completed", connection=claim.connection, stream=claim.stream)
-                return End(state="done", next_in_seconds=0.0, succeeded=True)
+                return RunEnd(state="done", next_in_seconds=0.0, succeeded=True)
             if resume:
                 part = Interval(low=position.walk_low, high=cast("datetime", position.walk_high))
             plan = WalkPlan(interval=part, ask=ask, done=done, has_last_word=False)
             if not await walk.go(plan, position, resume=resume):
                 break
             position = await inbound.read(self._database, claim)
-        return End(state="running", next_in_seconds=0.0, succeeded=True)
+        return RunEnd(state="running", next_in_seconds=0.0, succeeded=True)
 
     async def _reconcile(
         self, link: ServedConnection, stream: InboundStream, walk: InboundWalk, position: InboundPosition
-    ) -> End:
-        """Every key that there is, by name or with its record."""
+    ) -> RunEnd:
+        """Walks all keys that there are, alone or with their records: what is missing may be deleted."""
         by_keys = stream.deletions == "keys"
         if by_keys and not isinstance(walk.connector, ListsKeys):
             raise BadConfiguration(
@@ -279,12 +293,12 @@ class InboundRunner:
             has_last_word=False,
         )
         if not await walk.go(plan, position, resume=resume):
-            return End(state="running", next_in_seconds=0.0, succeeded=True)
-        # what one walk has missed the next one decides about, soon
+            return RunEnd(state="running", next_in_seconds=0.0, succeeded=True)
+        # Where this walk has missed records the next one decides whether they are deleted: it comes soon.
         again = link.pull_interval if walk.read.last.missing else link.reconcile
-        return End(state="idle", next_in_seconds=again.total_seconds(), succeeded=True)
+        return RunEnd(state="idle", next_in_seconds=again.total_seconds(), succeeded=True)
 
-    async def _finish(self, claim: InboundClaim, link: ServedConnection, end: End) -> None:
+    async def _finish(self, claim: InboundClaim, link: ServedConnection, end: RunEnd) -> None:
         await inbound.finish(
             self._database,
             claim,
@@ -316,8 +330,10 @@ class InboundRunner:
             )
 
 
-def _clock(asked_at: datetime | None, shown: datetime, read_to: datetime | None) -> SystemClock | None:
-    """Of a system that showed this when it was asked; None where it is not known when."""
+def _system_clock(asked_at: datetime | None, shown: datetime, read_to: datetime | None) -> SystemClock | None:
+    """What is known of the system's clock, which showed `shown` when it was asked; None where it is not known
+    when.
+    """
     if asked_at is None:
         return None
     return SystemClock(asked_at=asked_at, ahead=shown - asked_at, read_to=read_to)

@@ -1,5 +1,5 @@
-"""What people see of the runs of inbound streams: what a stream waits for, as the trouble of a part of its
-connection, and what somebody has to decide, as an issue.
+"""Shows people how inbound streams fare: what a stream waits for, as a trouble of its connection, and what
+somebody has to decide, as an issue.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from gateway.store.troubles import Troubles
 
 
 class ShownToPeople:
-    """Each of these raises StoreError."""
+    """Each method raises StoreError."""
 
     def __init__(self, database: Database, troubles: Troubles, *, public_url: str, most: int) -> None:
-        """`most`: records that a connection may have."""
+        """`most`: how many records a connection may have."""
         self._database = database
         self._troubles = troubles
         self._public_url = public_url.rstrip("/")
         self._most = most
 
     async def well(self, claim: InboundClaim) -> None:
-        """The stream was read."""
+        """The stream was read: it waits for nothing."""
         await self._troubles.over(claim.connection, _part(claim))
 
     async def fault(self, claim: InboundClaim, fault: Fault) -> None:
@@ -44,7 +44,7 @@ class ShownToPeople:
         await self._troubles.note(claim.connection, _part(claim), fault.text)
 
     async def waiting(self, claim: InboundClaim, error: ConnectorError, wait: float) -> None:
-        """What the stream waits for, for `wait` seconds, where the connection's state does not say so."""
+        """Shows what the stream waits for, and until when, where the connection's state does not say so."""
         until = clock.now() + timedelta(seconds=wait)
         match error:
             case PermissionDenied() | BadConfiguration():
@@ -59,8 +59,8 @@ class ShownToPeople:
                 await self._troubles.over(claim.connection, _part(claim))
 
     async def to_decide(self, claim: InboundClaim, read: WalkProgress) -> None:
-        """Opens an issue where more has vanished than a system loses by itself, or where there is no room;
-        and solves the first once nothing waits for anybody.
+        """Opens an issue where more records are missing than a system usually loses, and one where there is
+        no room for more records. Solves the first one when nothing is to be confirmed any more.
         """
         if read.refused:
             await self._add_issue(
@@ -95,5 +95,5 @@ class ShownToPeople:
 
 
 def _part(claim: InboundClaim) -> str:
-    """Of the troubles of a connection."""
+    """The part of the connection whose trouble it is."""
     return f"pull {claim.stream}"

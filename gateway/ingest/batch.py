@@ -1,4 +1,4 @@
-"""What one transaction stores: messages of one connection, and those that sent them."""
+"""A batch: the messages of one connection to the broker that one transaction stores."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gateway.store.dead_messages import DeadMessage
 from gateway.store.telemetry import Key, Sample
 
 Message = tuple[str, bytes, int | None, bool]
-"""topic, payload, packet id (None at QoS 0), whether the broker had it retained."""
+"""topic, payload, packet id (None at QoS 0), whether the broker sent it as retained."""
 
 
 class Acknowledger(Protocol):
@@ -34,7 +34,7 @@ class Acknowledger(Protocol):
 
 
 class Tally:
-    """What of a batch is over one quota: counted message by message, in a flood."""
+    """Counts the messages of a batch that are over one quota of one customer."""
 
     __slots__ = ("allowed", "dead_letters", "dropped", "dropped_bytes")
 
@@ -59,25 +59,27 @@ class MessageBatch:
         "marks",
         "messages",
         "modified",
+        "opened_at",
         "qos0",
         "retained",
         "samples",
         "session",
-        "since",
         "unread",
     )
 
     def __init__(self, session: Acknowledger) -> None:
         self.session = session
-        self.since = clock.now_microseconds()
+        self.opened_at = clock.now_microseconds()
         self.samples: dict[Key, Sample] = {}
-        self.messages: list[tuple[Key, Message]] = []  # where each sample is from: it may be refused yet
+        # The message that each sample came with: the database may refuse the sample yet.
+        self.messages: list[tuple[Key, Message]] = []
         self.dead: list[DeadMessage] = []
-        self.unread: list[UnreadMessage] = []  # of Sparkplug: they are read when the batch is committed
+        self.unread: list[UnreadMessage] = []  # of Sparkplug, read when the batch is committed
         self.excess: dict[tuple[str | None, QuotaKind], Tally] = {}
         self.acks = bytearray()
-        self.arrivals: list[tuple[float, int]] = []  # (monotonic receipt, QoS 1 messages)
-        self.marks: list[tuple[str, str]] = []  # between gateways: customer and topic, the last of a batch
+        self.arrivals: list[tuple[float, int]] = []  # (monotonic receipt, QoS 1 messages) of each read
+        # (customer, topic) of a mark that tells how far the session was read. A mark ends its batch.
+        self.marks: list[tuple[str, str]] = []
         self.bytes = 0
         self.count = 0
         self.qos0 = 0
@@ -88,13 +90,13 @@ class MessageBatch:
         self.retained = 0
 
     def leave_out(self, customers: Collection[str]) -> None:
-        """Nothing is told of these customers' messages that are no samples."""
+        """Drops the dead letters and the excesses of these customers, not their samples."""
         self.dead = [one for one in self.dead if one.customer not in customers]
         self.excess = {key: tally for key, tally in self.excess.items() if key[0] not in customers}
 
 
 def excesses(batch: MessageBatch) -> list[Excess]:
-    """What of it was over quotas."""
+    """What of the batch was over quotas, as it is stored."""
     return [
         Excess(
             customer=customer,
@@ -109,13 +111,13 @@ def excesses(batch: MessageBatch) -> list[Excess]:
 
 
 def add_rows(batch: MessageBatch, rows: Sequence[Row], message: Message, received_at: int) -> None:
-    """The samples of one message. Two of one key in a batch become one, merged in the order of receipt."""
+    """Adds the samples of one message. Two with the same key become one, merged in the order of receipt."""
     for customer, device, at, values in rows:
         key = (customer, device, at)
         held = batch.samples.get(key)
         if held is None:
             batch.samples[key] = (key, values, received_at)
-        elif _says_nothing_new(held[1], values):
+        elif _adds_nothing(held[1], values):
             batch.duplicates += 1
         else:
             batch.samples[key] = (key, {**held[1], **values}, received_at)
@@ -123,7 +125,7 @@ def add_rows(batch: MessageBatch, rows: Sequence[Row], message: Message, receive
         batch.messages.append((key, message))
 
 
-def _says_nothing_new(held: Metrics, values: Metrics) -> bool:
+def _adds_nothing(held: Metrics, values: Metrics) -> bool:
     return all(
         name in held and held[name] == value and type(held[name]) is type(value)
         for name, value in values.items()

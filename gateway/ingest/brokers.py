@@ -1,5 +1,5 @@
-"""The brokers of an ingest partition: which one its session is with, when another one's turn is, and what is
-told of it.
+"""The brokers of an ingest partition: at which one its session is, when the next one is tried, and when the
+session goes back to an earlier one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 
 class Brokers:
-    """One for each partition: each finds its own way round a list, whatever the others find."""
+    """The list of brokers as one partition goes through it. Each partition does so by itself."""
 
     def __init__(self, settings: BrokerSettings, partition: int, pipeline: Pipeline) -> None:
         self._settings = settings
@@ -36,17 +36,18 @@ class Brokers:
 
     @property
     def current(self) -> str:
-        """The URL of the one in use, or of the one to try."""
+        """The URL of the broker in use, or of the one to try next."""
         return self._rotation.current
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """How many brokers the list has."""
         return len(self._settings.urls)
 
     async def connect(self, subscription: Subscription) -> IngestSession:
-        """A session at the current one. Raises what `session.connect` does; BrokerRefused only once none is
-        left that did not refuse us: until then it is a ConnectionError.
+        """A session at the current broker. Raises as `session.connect`, but BrokerRefused only when every
+        broker of the list has refused us: until then a refusal is a ConnectionError, and the next broker is
+        tried.
         """
         try:
             session = await connect(self._settings.at(self.current), subscription, self._pipeline)
@@ -56,33 +57,36 @@ class Brokers:
                 raise ConnectionError(str(error)) from error
             raise
         self._refusing.clear()
-        self._note(present=session.session_present)
+        self._tell_change(session_present=session.session_present)
         return session
 
     def left(self, *, steady: bool) -> bool:
-        """The session ended, or there was none. Whether to wait before the next attempt."""
-        self._tell(None)
+        """Goes on to the next broker, after a session ended or could not begin. Whether to wait before it is
+        tried.
+        """
+        self._show_used(None)
         return self._rotation.ended(steady=steady)
 
     async def ended(self, session: IngestSession) -> str | None:
-        """Until the session has ended; the reason. Where a broker that stands earlier in the list answers
-        again, the session is ended in good order, so that the next one is there: None.
+        """Returns the reason when the session has ended. Where a broker that stands earlier in the list
+        answers again, ends the session in good order, so that the next one begins there, and returns None.
 
-        Not while the database is away: what is in hand could not be acknowledged before.
+        Does not go back while the database is away: what is in hand could not be acknowledged before.
         """
-        every = self._settings.return_interval
-        while every is not None and self._rotation.earlier and not session.closed.done():
-            await asyncio.wait({session.closed}, timeout=every.total_seconds())
+        interval = self._settings.return_interval
+        while interval is not None and self._rotation.earlier and not session.closed.done():
+            await asyncio.wait({session.closed}, timeout=interval.total_seconds())
             if session.closed.done() or self._pipeline.is_stuck:
                 continue
-            if (url := await self._answering()) is not None and not session.closed.done():
-                await self._leave(session, url)
+            url = await self._earlier_that_answers()
+            if url is not None and not session.closed.done():
+                await self._go_back(session, url)
                 return None
         return await session.closed
 
-    async def _answering(self) -> str | None:
-        """The first of the earlier ones that lets us in. A TCP connection proves nothing: a balancer in front
-        of a dead broker accepts it.
+    async def _earlier_that_answers(self) -> str | None:
+        """The first of the earlier brokers that accepts an MQTT connection. A TCP connection alone proves
+        nothing: a balancer in front of a dead broker accepts it.
         """
         for url in self._rotation.earlier:
             asking = Subscription(
@@ -100,30 +104,31 @@ class Brokers:
                 return url
         return None
 
-    async def _leave(self, session: IngestSession, url: str) -> None:
+    async def _go_back(self, session: IngestSession, url: str) -> None:
         log.info("ingest.broker_returned", partition=self._partition, broker=url, instead_of=self.current)
-        # what is in hand is acknowledged here: elsewhere it could not be, and it would come twice
+        # What is in hand can be acknowledged only here. Else this broker would send it again later.
         session.finish()
         with suppress(TimeoutError):
             async with asyncio.timeout(LEAVING_SECONDS):
                 await self._pipeline.drained()
         session.end("a broker that stands earlier in broker.url answers again")
         await session.closed
-        self._tell(None)
+        self._show_used(None)
         self._rotation.answers(url)
 
-    def _tell(self, used: str | None) -> None:
+    def _show_used(self, used: str | None) -> None:
         for url in self._settings.urls:
             metrics.BROKER.labels(str(self._partition), url).set(url == used)
 
-    def _note(self, *, present: bool) -> None:
-        self._tell(self.current)
-        before, self._used = self._used, self.current
+    def _tell_change(self, *, session_present: bool) -> None:
+        self._show_used(self.current)
+        before = self._used
+        self._used = self.current
         if before is None or before == self.current:
             return
         metrics.BROKER_CHANGES.inc()
         advice = "it knew our session: the queue is there"
-        if not present:
+        if not session_present:
             advice = (
                 "it did not know our session: what the other one has queued waits there until the session is"
                 " with it again, up to broker.session_expiry"
@@ -133,6 +138,6 @@ class Brokers:
             partition=self._partition,
             broker=self.current,
             instead_of=before,
-            session_present=present,
+            session_present=session_present,
             advice=advice,
         )

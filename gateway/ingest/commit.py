@@ -1,10 +1,14 @@
-"""How a batch is stored: its samples and its dead letters, with what they change of edge nodes and of quotas,
-in one transaction.
+"""Stores a batch in one transaction: its samples and dead letters, and what they change of edge nodes and
+quotas.
 
-What may stand in its way has one consequence each, and the batch is tried again after it. A database that is
-away is waited for. Messages of devices that are too many become dead letters. What is of customers that moved
-to another gateway is left out. What the database refuses is found by bisection, and becomes a dead letter.
-Only a lease that is lost ends it: what is not stored by then is a successor's to store.
+Each obstacle has one consequence, and then the batch is tried again:
+
+- The database is away: it is waited for.
+- A customer would have too many devices: messages of the devices beyond its quota become dead letters.
+- A customer has moved to another gateway: its samples and dead letters are left out.
+- The database refuses a sample: bisection finds it, and its messages become dead letters.
+
+Only a lost lease ends it: what is not stored by then is the successor's to store.
 """
 
 from __future__ import annotations
@@ -36,12 +40,12 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 REFUSALS = (TooManyDevices, CustomersLeft, StoreRejected, LeaseLost)
-"""What waiting for the database does not end."""
+"""Errors that do not go away by waiting for the database."""
 
 
 @dataclass(slots=True)
-class _Stored:
-    """Samples that were written, and how many of them are new rows and changed ones."""
+class _StoredCounts:
+    """Counts the samples that were written, and how many of them made a new row or changed one."""
 
     written: int = 0
     stored: int = 0
@@ -54,7 +58,7 @@ class _Stored:
 
 
 class Committer:
-    """Stores the batches of one partition, one at a time."""
+    """Stores the batches of one partition, one after the other."""
 
     def __init__(
         self,
@@ -63,29 +67,29 @@ class Committer:
         *,
         host: Host | None,
         charge: Callable[[Used, float], None],
-        note: Callable[[Sequence[Sample]], None] | None,
-        resumed: Callable[[], Awaitable[None]] | None,
-        marked: Callable[[Sequence[tuple[str, str]]], Awaitable[None]] | None,
+        on_stored: Callable[[Sequence[Sample]], None] | None,
+        on_database_back: Callable[[], Awaitable[None]] | None,
+        on_marks: Callable[[Sequence[tuple[str, str]]], Awaitable[None]] | None,
     ) -> None:
-        """`host` reads what is of Sparkplug, `charge` is told what that costs its customers; `note` what was
-        stored, `marked` which marks were reached. `resumed` is asked first where the database had been away.
+        """`host` reads messages of Sparkplug; `charge` takes what that costs their customers. The others are
+        as `Pipeline` has them.
         """
         self._store = store
         self._gate = gate
         self._host = host
         self._charge = charge
-        self._note = note
-        self._resumed = resumed
-        self._marked = marked
+        self._on_stored = on_stored
+        self._on_database_back = on_database_back
+        self._on_marks = on_marks
         self.is_away = False
         """Whether the database is away."""
 
     async def commit(self, batch: MessageBatch) -> None:
-        """Returns when the batch is stored. Raises LeaseLost."""
+        """Returns when the batch is stored, however long that takes. Raises LeaseLost."""
         read = await self._until_back(lambda: self._read_sparkplug(batch))
         also = None if read is None else read.store
         samples = list(batch.samples.values())
-        stored, written = _Stored(), Written(stored=0, modified=0)
+        counts, written = _StoredCounts(), Written(stored=0, modified=0)
         started = 0.0
 
         async def write() -> Written:
@@ -98,40 +102,44 @@ class Committer:
                 written = await self._until_back(write, passing=REFUSALS)
                 break
             except TooManyDevices as error:
-                samples = self._refuse(batch, samples, error.devices)
+                samples = self._refuse_devices(batch, samples, error.devices)
             except CustomersLeft as error:
                 samples = _without(batch, read, samples, error)
             except StoreRejected:
                 if not samples:
-                    raise  # no sample's fault: nothing would ever change
-                await self._isolate(batch, read, samples, stored)
+                    raise  # it is no sample's fault, so to try again would change nothing
+                await self._isolate(batch, read, samples, counts)
                 samples = []
         if read is not None and self._host is not None:
             self._host.settle(read)
         if self.is_away:
             self.is_away = False
             log.info("ingest.commits_resumed")
-            if self._resumed is not None:
+            if self._on_database_back is not None:
                 with suppress(StoreError):
-                    await self._resumed()
+                    await self._on_database_back()
         tell_exceeded(written.exceeded)
-        if self._note is not None:
-            self._note(samples)
+        if self._on_stored is not None:
+            self._on_stored(samples)
         metrics.COMMIT_SECONDS.observe(clock.monotonic() - started)
-        stored.add(samples, written)
-        _count(batch, stored)
+        counts.add(samples, written)
+        _count(batch, counts)
 
     async def note_marks(self, marks: Sequence[tuple[str, str]]) -> None:
-        """Before the next batch is committed, and before they are acknowledged: where the log ends now is
-        where the mark stands in it, and one that was not noted comes again.
+        """Tells of the marks of a batch that is committed. It comes before the next batch is committed, for a
+        mark stands where the log ends now; and before the marks are acknowledged, so that one that was not
+        noted comes again.
         """
-        if (marked := self._marked) is not None:
-            await self._until_back(lambda: marked(marks))
+        on_marks = self._on_marks
+        if on_marks is not None:
+            await self._until_back(lambda: on_marks(marks))
 
     async def _until_back(
         self, operation: Callable[[], Awaitable[T]], *, passing: tuple[type[StoreError], ...] = ()
     ) -> T:
-        """Its result; a database that is away is waited for, and told once. Raises what is `passing`."""
+        """The result of `operation`. Waits for a database that is away, and logs that once. Raises the errors
+        of `passing`.
+        """
         attempt = 0
         while True:
             try:
@@ -152,8 +160,8 @@ class Committer:
                 )
 
     async def _read_sparkplug(self, batch: MessageBatch) -> ReadMessages | None:
-        """Reads the batch's messages of Sparkplug; None where it has none. Raises StoreError, and nothing has
-        changed then.
+        """Reads the batch's messages of Sparkplug, and adds what comes of them to the batch; None where it
+        has none. Raises StoreError before anything has changed.
         """
         if not batch.unread or self._host is None:
             return None
@@ -162,34 +170,34 @@ class Committer:
         more: Used = {}
         for taken in read.taken:
             for customer, count in samples_of(taken.rows).items():
-                charge(more, customer, 0, count - 1)  # for one it was charged when it came
+                charge(more, customer, 0, count - 1)  # charged for one sample when it came
             message = (taken.arrival.topic, taken.arrival.raw, None, False)
             add_rows(batch, taken.rows, message, taken.arrival.received_at)
         for dead in read.dead.values():
-            self._gate.unread(batch, dead)
+            self._gate.take_unreadable(batch, dead)
         self._charge(more, clock.monotonic())
         return read
 
-    def _refuse(
+    def _refuse_devices(
         self, batch: MessageBatch, samples: list[Sample], devices: frozenset[tuple[str, str]]
     ) -> list[Sample]:
-        """Makes the messages of these devices dead letters, as far as there is room for what is over quota;
-        the samples of all others.
-        """
+        """Takes the messages of these devices as over quota. Returns the samples of all other devices."""
         now = clock.monotonic()
-        # each message once, of however many samples
+        # by identity, so that a message of several samples is taken once
         refused = {
             id(message): (key[0], message) for key, message in batch.messages if (key[0], key[1]) in devices
         }
         for customer, message in refused.values():
-            self._gate.over(batch, QuotaKind.DEVICES, customer, message, now, reason=Reason.TOO_MANY_DEVICES)
+            self._gate.keep_or_drop(
+                batch, QuotaKind.DEVICES, customer, message, now, reason=Reason.TOO_MANY_DEVICES
+            )
         return [sample for sample in samples if (sample[0][0], sample[0][1]) not in devices]
 
     async def _isolate(
-        self, batch: MessageBatch, read: ReadMessages | None, samples: list[Sample], stored: _Stored
+        self, batch: MessageBatch, read: ReadMessages | None, samples: list[Sample], counts: _StoredCounts
     ) -> None:
-        """Finds what the database refuses by bisection and adds it to the batch's dead letters; all else is
-        written, and counted.
+        """Finds by bisection the samples that the database refuses, and adds their messages to the batch's
+        dead letters. Writes and counts all other samples.
         """
         parts = [samples]
         while parts:
@@ -197,23 +205,23 @@ class Committer:
             try:
                 written = await self._until_back(partial(self._store.write, part, ()), passing=REFUSALS)
             except TooManyDevices as error:
-                parts.append(self._refuse(batch, part, error.devices))
+                parts.append(self._refuse_devices(batch, part, error.devices))
             except CustomersLeft as error:
                 parts.append(_without(batch, read, part, error))
             except StoreRejected as refusal:
                 if len(part) > 1:
                     parts += [part[len(part) // 2 :], part[: len(part) // 2]]
                 else:
-                    self._refused(batch, part[0], str(refusal))
+                    self._refuse_sample(batch, part[0], str(refusal))
             else:
-                if self._note is not None:
-                    self._note(part)
-                stored.add(part, written)
+                if self._on_stored is not None:
+                    self._on_stored(part)
+                counts.add(part, written)
 
-    def _refused(self, batch: MessageBatch, sample: Sample, detail: str) -> None:
+    def _refuse_sample(self, batch: MessageBatch, sample: Sample, detail: str) -> None:
         key = sample[0]
         dead = [
-            self._gate.dead(message, Reason.REFUSED_BY_DATABASE, detail, key[0])
+            self._gate.dead_letter(message, Reason.REFUSED_BY_DATABASE, detail, key[0])
             for whose, message in batch.messages
             if whose == key
         ]
@@ -224,28 +232,28 @@ class Committer:
 def _without(
     batch: MessageBatch, read: ReadMessages | None, samples: list[Sample], left: CustomersLeft
 ) -> list[Sample]:
-    """The samples that are not of customers that moved to another gateway; nor is anything else of theirs
-    stored with the batch. It took, before they left, a subscription of its own: what comes here after that
-    has come there as well.
+    """The samples of customers that did not move to another gateway; dead letters and edge nodes of those
+    that did are left out too. Nothing is lost: the other gateway subscribed before the customer left this
+    one, so it has received these messages as well.
     """
     kept = [sample for sample in samples if sample[0][0] not in left.customers]
     if len(kept) == len(samples):
-        raise StoreError(str(left)) from left  # never the same again, for ever
-    dead = len(batch.dead)
+        raise StoreError(str(left)) from left  # else the same batch would be tried again for ever
+    dead_before = len(batch.dead)
     batch.leave_out(left.customers)
     if read is not None:
         read.leave_out(left.customers)
-    metrics.MESSAGES.labels("moved").inc(len(samples) - len(kept) + dead - len(batch.dead))
+    metrics.MESSAGES.labels("moved").inc(len(samples) - len(kept) + dead_before - len(batch.dead))
     return kept
 
 
-def _count(batch: MessageBatch, stored: _Stored) -> None:
+def _count(batch: MessageBatch, counts: _StoredCounts) -> None:
     metrics.BATCH_SAMPLES.observe(len(batch.samples))
-    duplicate = stored.written - stored.stored - stored.modified + batch.duplicates
-    metrics.TELEMETRY_ROWS.inc(stored.stored + stored.modified)
+    duplicate = counts.written - counts.stored - counts.modified + batch.duplicates
+    metrics.TELEMETRY_ROWS.inc(counts.stored + counts.modified)
     for name, count in (
-        ("stored", stored.stored),
-        ("modified", stored.modified + batch.modified),
+        ("stored", counts.stored),
+        ("modified", counts.modified + batch.modified),
         ("duplicate", duplicate),
         ("dead_letter", len(batch.dead)),
         ("ignored_empty", batch.empty),

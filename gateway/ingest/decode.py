@@ -1,12 +1,12 @@
-"""Decode: a topic and a payload to samples, or a DecodeError that says why not. The hot path: its caches and
-plain tuples are measured.
+"""Decodes a topic and a payload into samples, or raises a DecodeError that says why it cannot. This is the
+hot path of ingest: its caches and plain tuples were measured.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from gateway import bulkhead
 from gateway.ingest import sparkplug
@@ -30,44 +30,52 @@ Row = tuple[str, str, int, Metrics]
 
 CACHED_TOPICS = 100_000
 CACHED_CHARACTERS = 16_000_000
-"""Of the topics that are remembered."""
+"""How many topics are remembered, and how many characters they have together."""
 
 
-_Way = tuple[str | None, str | None, str | None, Parse | None, CompiledSource, bool, str | None]
+_KnownTopic = tuple[str | None, str | None, str | None, Parse | None, CompiledSource, bool, str | None]
 """What is known of a topic: customer and device (None: the payload names it), metric, the fast parser where
-the source is plain, the source, whether the topic is to be ignored, and the device's name where that is no
-id.
+the source is plain, the source, whether the topic is ignored, and the device's name where that is not its id.
+A plain tuple, for it is unpacked for each message.
 """
+_CUSTOMER: Final = 0
+_SOURCE: Final = 4
+_IS_IGNORED: Final = 5
 
 Introduce = Callable[[str, str, str | None, str], None]
-"""Told customer, device, its name where that is not its id, and the source's topic."""
+"""Called with the customer, the device, its name where that is not its id, and the topic of the source."""
 
 
-def unheard(skipped: Skipped) -> None:
-    """For who does not ask what was left out."""
+def ignore_skipped(skipped: Skipped) -> None:
+    """The default of `skip`: nobody asks which fields were left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FormerIntake:
-    """Sources whose filters are unsubscribed, and customers whose own filters are."""
+    """What was configured before: sources whose filters are being unsubscribed, and customers whose filters
+    are.
+    """
 
     sources: tuple[CompiledSource, ...] = ()
     customers: frozenset[str] = frozenset()
 
 
-def unknown(_customer: str, _device: str, _title: str | None, _source: str) -> None:
-    """For who does not ask whose devices there are."""
+def ignore_device(_customer: str, _device: str, _title: str | None, _source: str) -> None:
+    """The default of `introduce`: nobody asks which devices are met."""
 
 
 class Decoder:
     """Decodes messages of the configured sources for the known customers.
 
-    `skip` is told of each field, and each item of a list, that was left out of a message of which the rest
-    was taken. `introduce` is told of each device that a topic names when the topic is first met, and of each
-    that a payload names with its sample. `former`: what was configured before, for messages that were sent by
-    the broker, or queued, for filters that are unsubscribed; it takes what the sources do not match.
-    `defers_sparkplug`: what is of Sparkplug is taken by who knows what is stored of its nodes (`mail_of`);
-    without it only by what this decoder has seen. `state_topic`: where this host tells that it lives.
+    - `skip` is called with each field, and each item of a list, that was left out of a message of which the
+      rest was taken.
+    - `introduce` is called with each device: one that a topic names when the topic is first met, one that a
+      payload names with each of its samples.
+    - `former` decodes messages that the sources do not match: the broker had sent or queued them for filters
+      that are now unsubscribed.
+    - `defers_sparkplug`: `decode` makes no samples of Sparkplug. The caller reads these messages later, by
+      what is stored of their nodes (`node_topic_of`). Without it they are read by what this decoder has seen.
+    - `state_topic`: where this host tells that it lives.
     """
 
     def __init__(
@@ -76,15 +84,15 @@ class Decoder:
         sources: Sequence[CompiledSource],
         customers: Collection[str],
         *,
-        skip: Skip = unheard,
+        skip: Skip = ignore_skipped,
         former: FormerIntake | None = None,
-        introduce: Introduce = unknown,
+        introduce: Introduce = ignore_device,
         defers_sparkplug: bool = False,
         state_topic: str | None = None,
     ) -> None:
         self._defers = defers_sparkplug
         self._state_topic = state_topic
-        self._mails: dict[str, sparkplug.Mail] = {}
+        self._node_topics: dict[str, sparkplug.NodeTopic] = {}
         self._nodes: dict[tuple[str, str], Node] = {}
         self._recalled: Mapping[tuple[str, str], Node] = {}
         self._former_from = len(sources)
@@ -97,38 +105,38 @@ class Decoder:
         self._retention = int(telemetry.retention.total_seconds() * 1e6)
         self._skip = skip
         self._introduce = introduce
-        self._ways: dict[str, _Way] = {}
+        self._topics: dict[str, _KnownTopic] = {}
         self._characters = 0
         self.unpacks = any(
             one.shape.encoding is not None or one.source.format == sparkplug.FORMAT for one in self._compiled
         )
 
     def decode(self, topic: str, payload: bytes, received_at: int, *, is_retained: bool = False) -> list[Row]:
-        """The samples of one message. Raises DecodeError when there is none, and nothing else: a fault of
-        ours is a dead letter `internal_error` of that message, for the next one is another device's.
+        """The samples of one message. Raises DecodeError where none can be made, and nothing else: a fault of
+        ours is an `internal_error` of this message, for the next one is another device's.
 
-        `received_at` in microseconds stands for a missing time, one more for each further sample of the
-        message. Of what the broker had retained nobody knows when it was measured: samples without a time of
-        their own are left out, and there may be none.
+        A sample without a time has the time `received_at` (microseconds), one more for each further sample of
+        the message. Nobody knows when a retained message was measured: its samples without a time are left
+        out, so the list may be empty.
         """
         try:
-            way_of = self._ways.get(topic) or self._learn(topic)
-            customer, device, metric, parse, way, is_ignored, title = way_of
+            known = self._topics.get(topic) or self._learn(topic)
+            customer, device, metric, parse, source, is_ignored, title = known
             if is_ignored:
                 return []
             if len(payload) > MAX_PAYLOAD_BYTES:
                 _refuse_large(payload)
-            if parse is not None and not (is_retained and way.retained != "own_time"):
+            if parse is not None and not (is_retained and source.retained != "own_time"):
                 assert customer is not None and device is not None
                 try:
                     return self._fast(parse(payload, metric), customer, device, received_at, is_retained)
                 except DecodeError:
-                    if way.is_strict:
+                    if source.is_strict:
                         raise
-                    # something in it is amiss: what can be taken of it is taken, by the slow way
-            elif topic in self._mails:
+                    # The fast parser knows no exceptions. The slow way below takes what can be taken.
+            elif topic in self._node_topics:
                 return self._by_sparkplug(topic, payload, received_at, is_retained)
-            return self._by_shape(way, customer, device, title, metric, payload, received_at, is_retained)
+            return self._by_shape(source, customer, device, title, metric, payload, received_at, is_retained)
         except DecodeError:
             raise
         except Exception as error:
@@ -155,7 +163,7 @@ class Decoder:
 
     def _by_shape(
         self,
-        way: CompiledSource,
+        source: CompiledSource,
         customer: str | None,
         device: str | None,
         title: str | None,
@@ -164,17 +172,17 @@ class Decoder:
         received_at: int,
         is_retained: bool,
     ) -> list[Row]:
-        if is_retained and way.retained == "skip":
+        if is_retained and source.retained == "skip":
             return []
         skipped: list[Skipped] = []
-        pieces = way.shape.read(payload, metric, received_at=received_at, skip=skipped.append)
-        if skipped and way.is_strict:
+        pieces = source.shape.read(payload, metric, received_at=received_at, skip=skipped.append)
+        if skipped and source.is_strict:
             raise DecodeError(skipped[0].reason, skipped[0].detail)
         rows: list[Row] = []
         refused: DecodeError | None = None
         untimed = 0
         for piece in pieces:
-            if piece.at is None and is_retained and way.retained == "own_time":
+            if piece.at is None and is_retained and source.retained == "own_time":
                 untimed += 1
                 continue
             try:
@@ -186,8 +194,8 @@ class Decoder:
             rows.append(row)
             if customer is None or device is None:
                 name = title if device is not None else title_of(piece.device or "", row[1])
-                self._introduce(row[0], row[1], name, way.source.topic)
-        if refused is not None and (way.is_strict or not (rows or untimed)):
+                self._introduce(row[0], row[1], name, source.source.topic)
+        if refused is not None and (source.is_strict or not (rows or untimed)):
             raise refused
         for one in skipped:
             self._skip(one)
@@ -218,121 +226,132 @@ class Decoder:
 
     @property
     def bounds(self) -> sparkplug.Bounds:
-        """Which times are taken."""
+        """Which times of samples are taken."""
         return sparkplug.Bounds(max_future=self._max_future, retention=self._retention)
 
     def recall_by(self, nodes: Mapping[tuple[str, str], Node]) -> None:
-        """From now on messages of these edge nodes, and of no others, are read as those that come late: by
-        what is known of the node, which they do not change.
+        """From now on messages of these edge nodes, and of no others, are read like late ones: by what is
+        known of the node, without changing it.
         """
         self._recalled = nodes
 
-    def mail_of(self, topic: str) -> sparkplug.Mail | None:
-        """Whose message of Sparkplug a topic that was decoded is of; None where it is none."""
-        return self._mails.get(topic)
+    def node_topic_of(self, topic: str) -> sparkplug.NodeTopic | None:
+        """What a topic of Sparkplug says, once `decode` has met it; None for any other topic."""
+        return self._node_topics.get(topic)
 
     def weight(self, topic: str, payload: bytes) -> int:
-        """How many bytes a message is when it is unpacked, of a topic that was decoded: what it costs to read
-        is by them, and not by those that were sent.
+        """How many bytes the payload has when it is unpacked, once `decode` has met the topic. What a message
+        costs to read depends on these bytes, not on those that were sent.
         """
-        way = self._ways.get(topic) if self.unpacks else None
-        if way is None:
+        known = self._topics.get(topic) if self.unpacks else None
+        if known is None:
             return len(payload)
-        if (encoding := way[4].shape.encoding) is not None:
+        encoding = known[_SOURCE].shape.encoding
+        if encoding is not None:
             return document.unpacked_bytes(payload, encoding)
-        return wire.unpacked_bytes(payload) if topic in self._mails else len(payload)
+        return wire.unpacked_bytes(payload) if topic in self._node_topics else len(payload)
 
-    def tells(self, taken: sparkplug.TakenMessage) -> None:
-        """Tells what was left out of a message of Sparkplug."""
+    def tell_skipped(self, taken: sparkplug.TakenMessage) -> None:
+        """Calls `skip` with what was left out of a message of Sparkplug."""
         for one in taken.skipped:
             self._skip(one)
 
-    def meets(self, mail: sparkplug.Mail, device: str) -> None:
-        """Tells of a device of Sparkplug."""
-        self._introduce(mail.customer, mail.device(device), mail.title(device), mail.source.source.topic)
+    def introduce(self, node_topic: sparkplug.NodeTopic, device: str) -> None:
+        """Calls `introduce` with a device of Sparkplug."""
+        source = node_topic.source.source.topic
+        self._introduce(node_topic.customer, node_topic.device(device), node_topic.title(device), source)
 
     def _by_sparkplug(self, topic: str, payload: bytes, received_at: int, is_retained: bool) -> list[Row]:
-        mail = self._mails[topic]
-        if is_retained and mail.source.retained == "skip":
+        node_topic = self._node_topics[topic]
+        if is_retained and node_topic.source.retained == "skip":
             return []
-        message = sparkplug.arrival(mail, topic, payload, received_at)
-        if (known := self._recalled.get(mail.node)) is not None:
-            late = sparkplug.recall(known, mail, message, self.bounds)
-            self.tells(late)
+        message = sparkplug.arrival(node_topic, topic, payload, received_at)
+        known = self._recalled.get(node_topic.node)
+        if known is not None:
+            late = sparkplug.recall(known, node_topic, message, self.bounds)
+            self.tell_skipped(late)
             return list(late.rows)
-        node = self._nodes.setdefault(mail.node, Node())
+        node = self._nodes.setdefault(node_topic.node, Node())
         rows: list[Row] = []
-        for taken in sparkplug.take(node, mail, message, self.bounds, is_retained=is_retained):
+        for taken in sparkplug.take(node, node_topic, message, self.bounds, is_retained=is_retained):
             if taken.refusal is not None and taken.arrival is message:
                 raise taken.refusal
-            self.tells(taken)
+            self.tell_skipped(taken)
             rows += taken.rows
         return rows
 
     def route(self, topic: str) -> Route:
-        """Whose device the topic names, its names made ids. Raises DecodeError."""
+        """What a topic names, with its names made ids. Raises DecodeError."""
         return self._naming.identify(self._naming.route(topic))
 
     def source_of(self, topic: str) -> CompiledSource | None:
-        """The source that a topic belongs to, None where it is none's."""
+        """The source that takes a topic; None where none does."""
         try:
             return self._compiled[self._naming.route(topic).place]
         except DecodeError:
             return None
 
     def _pattern_of(self, topic: str) -> str:
-        """What a fault is told by: there are as many of them as sources."""
+        """The topic of its source, by which faults are told apart: there are as many of them as sources, not
+        as topics.
+        """
         found = self.source_of(topic)
         return "" if found is None else found.source.topic
 
     def is_ignored(self, topic: str) -> bool:
-        """Whether the topic is one that its source leaves out. Raises nothing for one that was decoded."""
-        return topic in self._ways and self._ways[topic][5]
+        """Whether `decode` ignores the topic. False for a topic that `decode` has not met."""
+        return topic in self._topics and self._topics[topic][_IS_IGNORED]
 
     def met_former(self) -> bool:
-        """Whether a message came, since this was asked last, that only what was
-        configured before could take.
-        """
+        """Whether a message that only `former` takes has come since this was asked last."""
         met = bool(self._former_topics)
         for topic in self._former_topics:
-            self._ways.pop(topic, None)  # learned again when the next one comes
+            self._topics.pop(topic, None)  # learned again when the next one comes
         self._former_topics.clear()
         return met
 
     def customer_of(self, topic: str) -> str | None:
-        """Whose topic it is, for what cannot be decoded; None where it is nobody's that is known."""
+        """The customer that the topic names; None where it names none that is known."""
         try:
-            return (self._ways.get(topic) or self._learn(topic))[0]
+            return (self._topics.get(topic) or self._learn(topic))[_CUSTOMER]
         except DecodeError:
             return None
 
-    def _learn(self, topic: str) -> _Way:
-        if len(self._ways) >= CACHED_TOPICS or self._characters >= CACHED_CHARACTERS:
-            self._ways.clear()
-            self._mails.clear()
+    def _learn(self, topic: str) -> _KnownTopic:
+        if len(self._topics) >= CACHED_TOPICS or self._characters >= CACHED_CHARACTERS:
+            self._topics.clear()
+            self._node_topics.clear()
             self._characters = 0
         if topic == self._state_topic:  # it is subscribed beside the sources
-            ours: _Way = (None, None, None, None, self._compiled[0], True, None)
+            ours: _KnownTopic = (None, None, None, None, self._compiled[0], True, None)
             self._remember(topic, ours)
             return ours
         named = self._naming.route(topic)
         if named.format == sparkplug.FORMAT:
             return self._learn_sparkplug(topic, named)
         found = self._naming.identify(named)
-        way = self._compiled[found.place]
+        source = self._compiled[found.place]
         self._note_former(topic, found)
         names_both = found.customer is not None and found.device is not None
-        is_fast = way.is_plain and names_both and (found.metric is None) == (found.format == "json")
+        is_fast = source.is_plain and names_both and (found.metric is None) == (found.format == "json")
         parse = FORMATS[found.format] if is_fast else None
         title = None if found.device is None else title_of(named.device or "", found.device)
-        entry: _Way = (found.customer, found.device, found.metric, parse, way, found.is_ignored, title)
+        entry: _KnownTopic = (
+            found.customer,
+            found.device,
+            found.metric,
+            parse,
+            source,
+            found.is_ignored,
+            title,
+        )
         self._remember(topic, entry)
         if found.customer is not None and found.device is not None and not found.is_ignored:
-            self._introduce(found.customer, found.device, title, way.source.topic)
+            self._introduce(found.customer, found.device, title, source.source.topic)
         return entry
 
-    def _remember(self, topic: str, way: _Way) -> None:
-        self._ways[topic] = way
+    def _remember(self, topic: str, entry: _KnownTopic) -> None:
+        self._topics[topic] = entry
         self._characters += len(topic)
 
     def _note_former(self, topic: str, found: Route) -> None:
@@ -340,22 +359,23 @@ class Decoder:
         if is_former and len(self._former_topics) < CACHED_TOPICS:
             self._former_topics.add(topic)
 
-    def _learn_sparkplug(self, topic: str, named: Route) -> _Way:
-        """What others tell, and this host itself, is no telemetry, and its group no customer."""
-        way = self._compiled[named.place]
+    def _learn_sparkplug(self, topic: str, named: Route) -> _KnownTopic:
+        """Commands and what hosts tell of themselves are no telemetry, and their group is no customer."""
+        source = self._compiled[named.place]
         levels = topic.split("/")
-        is_ours = (
-            levels[way.source.group_place] != STATE
-            and levels[way.source.group_place + 1] not in COMMANDS
-            and not named.is_ignored
+        group_place = source.source.group_place
+        is_telemetry = (
+            levels[group_place] != STATE and levels[group_place + 1] not in COMMANDS and not named.is_ignored
         )
-        if is_ours:
+        customer: str | None = None
+        if is_telemetry:
             found = self._naming.identify(named)
             assert found.customer is not None
             self._note_former(topic, found)
-            self._mails[topic] = sparkplug.mail(topic, found.customer, way)
-        customer = self._mails[topic].customer if is_ours else None
-        entry: _Way = (customer, None, None, None, way, self._defers or not is_ours, None)
+            self._node_topics[topic] = sparkplug.node_topic(topic, found.customer, source)
+            customer = found.customer
+        is_ignored = self._defers or not is_telemetry
+        entry: _KnownTopic = (customer, None, None, None, source, is_ignored, None)
         self._remember(topic, entry)
         return entry
 

@@ -1,8 +1,9 @@
 """What a partition has received and not yet acknowledged, and whether its session reads more meanwhile.
 
-Reading stands for two reasons, each by itself: what is in hand takes more memory than
-`telemetry.memory_high_bytes`, until it is less than `memory_low_bytes`; or the customer who has the partition
-alone sent more than its quota, until it is within it again. What it sends meanwhile stays at the broker.
+Reading pauses for two reasons, which are independent of each other. First, what is in hand takes more memory
+than `telemetry.memory_high_bytes`: reading goes on when it takes less than `memory_low_bytes`. Second, the
+customer that has the partition alone sent more than its quota: reading goes on when it is within it again.
+What devices send meanwhile stays at the broker.
 """
 
 from __future__ import annotations
@@ -18,32 +19,32 @@ from gateway.settings import TelemetrySettings
 
 
 class InHand:
-    """Counts messages and bytes from receipt to acknowledgement. `absent` is told for how many seconds
-    nothing could be read for want of memory; `slowed` that reading stands for a quota.
+    """Counts messages and bytes from receipt to acknowledgement. `on_unread` is called with the seconds in
+    which nothing could be read for want of memory; `on_slowed` when reading pauses for a quota.
     """
 
     def __init__(
         self,
         settings: TelemetrySettings,
         *,
-        absent: Callable[[float], None],
-        slowed: Callable[[Excess], None],
+        on_unread: Callable[[float], None],
+        on_slowed: Callable[[Excess], None],
     ) -> None:
         self._settings = settings
-        self._absent = absent
-        self._tell_slowed = slowed
+        self._on_unread = on_unread
+        self._on_slowed = on_slowed
         self._session: Acknowledger
         self.bytes = 0
         self.count = 0
         self.qos0 = 0
         self._paused = False
         self._paused_monotonic = 0.0
-        self._slowed: asyncio.TimerHandle | None = None
+        self._slowed_timer: asyncio.TimerHandle | None = None
 
     @property
     def is_reading(self) -> bool:
         """Whether the session is read."""
-        return not self._paused and self._slowed is None
+        return not self._paused and self._slowed_timer is None
 
     def add(self, session: Acknowledger, size: int, count: int) -> None:
         """So many messages of so many bytes came on this connection."""
@@ -65,31 +66,31 @@ class InHand:
         metrics.INFLIGHT.dec(batch.count)
         if self._paused and self.bytes < self._settings.memory_low_bytes:
             self._paused = False
-            self._absent(clock.monotonic() - self._paused_monotonic)
-            if self._slowed is None:
+            self._on_unread(clock.monotonic() - self._paused_monotonic)
+            if self._slowed_timer is None:
                 self._session.resume()
 
     def slow(self, excess: Excess) -> None:
         """Reads nothing until the customer is within its quota again."""
-        behind = excess.slowed_seconds
+        pause_seconds = excess.slowed_seconds
         loop = asyncio.get_running_loop()
-        if self._slowed is not None:  # what was read already when it was asked to stand
-            self._slowed.cancel()
-            excess = replace(
-                excess, slowed_seconds=max(0.0, excess.slowed_seconds - self._slowed.when() + loop.time())
-            )
+        if self._slowed_timer is not None:
+            # What had been read before the pause makes it longer. Only what it adds is told once more.
+            self._slowed_timer.cancel()
+            told_seconds = self._slowed_timer.when() - loop.time()
+            excess = replace(excess, slowed_seconds=max(0.0, pause_seconds - told_seconds))
         self._session.pause()
-        self._slowed = loop.call_later(behind, self._speed_up)
-        self._tell_slowed(excess)
+        self._slowed_timer = loop.call_later(pause_seconds, self._speed_up)
+        self._on_slowed(excess)
 
     def end(self) -> None:
         """Nothing more is committed here: what is in hand comes again."""
         metrics.INFLIGHT.dec(self.count)
-        if self._slowed is not None:
-            self._slowed.cancel()
-            self._slowed = None
+        if self._slowed_timer is not None:
+            self._slowed_timer.cancel()
+            self._slowed_timer = None
 
     def _speed_up(self) -> None:
-        self._slowed = None
+        self._slowed_timer = None
         if not self._paused:
             self._session.resume()

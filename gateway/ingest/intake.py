@@ -1,5 +1,5 @@
-"""What ingest takes in, from one reading of the configuration: by which sources, of which customers, and what
-each partition subscribes for that. A reload makes another one, and for a while both are in force.
+"""An intake says what is taken in by one version of the configuration: by which sources, of which customers,
+and which filters each partition subscribes. A reload makes a new intake, and for a while both are in force.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from gateway.settings import Settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intake:
-    """Settings, the sources compiled from them, and who is told of the devices that are met."""
+    """Settings, the sources compiled from them, and `introduce`, which is called with each device that is
+    met.
+    """
 
     settings: Settings
     sources: tuple[CompiledSource, ...]
@@ -27,25 +29,23 @@ class Intake:
 
     @classmethod
     def of(cls, settings: Settings, introduce: Introduce) -> Intake:
-        """Of these settings, their sources compiled. `introduce`: who is told of devices."""
+        """Compiles the sources of these settings."""
         sources = compile_sources(settings.telemetry.sources)
         return cls(settings=settings, sources=sources, introduce=introduce)
 
     def filters(self, partition: int) -> list[str]:
-        """What this partition subscribes."""
+        """The filters that this partition subscribes."""
         found = self._filters(partition)
         topic = state_topic(self.settings.telemetry.sparkplug)
-        if (
-            topic is not None
-            and self.tells_state(partition)
-            and not any(matches(topic, one) for one in found)
-        ):
+        if topic is None or not self.tells_state(partition):
+            return found
+        if not any(matches(topic, one) for one in found):
             found.append(topic)
         return found
 
     def tells_state(self, partition: int) -> bool:
-        """Whether this partition tells that the host application lives: the first that reads something of
-        Sparkplug, so that one does, whoever holds it.
+        """Whether this partition tells that the Sparkplug host application lives: the first one that reads
+        Sparkplug does so for all, whichever replica holds it.
         """
         reading = (
             number
@@ -63,7 +63,9 @@ class Intake:
         )
 
     def owner(self, partition: int) -> str | None:
-        """The customer that has this partition alone. Where anybody may send nobody has."""
+        """The customer that has this partition alone; None where there are several, or where any customer may
+        send.
+        """
         if self.settings.telemetry.auto_register_customers:
             return None
         return owner_of(
@@ -74,8 +76,8 @@ class Intake:
         )
 
     def decoder(self, former: FormerIntake | None = None, *, customers: Sequence[str] = ()) -> Decoder:
-        """What decodes by it. `former`: what was in force before; `customers`: who is taken beside the
-        configured ones.
+        """A decoder for this intake. `former`: what was in force before; `customers`: those that are taken
+        beside the configured ones.
         """
         return Decoder(
             self.settings.telemetry,
@@ -89,7 +91,7 @@ class Intake:
         )
 
     def beside(self, others: Sequence[CompiledSource]) -> tuple[CompiledSource, ...]:
-        """Those of the others that may take what none of ours does."""
+        """The other sources whose topic none of ours has, each topic once."""
         ours = {one.source.topic for one in self.sources}
         return tuple({one.source.topic: one for one in others if one.source.topic not in ours}.values())
 

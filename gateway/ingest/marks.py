@@ -1,5 +1,5 @@
-"""Marks of a move between gateways: a message that ends its batch, so that all before it is committed, and
-nothing behind it, when it is noted.
+"""Limits the marks of moves between gateways. A mark is a message that ends its batch: when it is noted all
+before it is committed, and nothing behind it.
 """
 
 from __future__ import annotations
@@ -9,19 +9,20 @@ from collections import Counter
 from gateway import clock
 
 MAX_MARKS, MAX_MARKS_EACH, MARKS_SECONDS = 100, 50, 10.0
-"""Marks that end a batch in so long, and those of one customer: anybody may publish one on topics of his own,
-and each costs the others a commit. Whoever waits for one that was too many sends it again.
+"""How many marks end a batch in so many seconds, in all and of one customer: anybody may publish marks on
+topics of his own, and each costs the other customers a commit. Whoever waits for a mark sends it again.
 """
 
 
 class MarkLimit:
-    """How many marks of one partition are taken as such; a further one is an empty message."""
+    """Counts the marks of one partition. A mark beyond the limit counts as an empty message."""
 
     def __init__(self) -> None:
-        self._since_monotonic, self._taken = -MARKS_SECONDS, Counter[str]()
+        self._since_monotonic = -MARKS_SECONDS
+        self._taken = Counter[str]()
 
     def takes(self, customer: str) -> bool:
-        """Whether one more of this customer may be; it is counted then."""
+        """Whether a mark of this customer is within the limits. Counts it where it is."""
         now = clock.monotonic()
         if now - self._since_monotonic > MARKS_SECONDS:
             self._since_monotonic = now

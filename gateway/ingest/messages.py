@@ -1,5 +1,5 @@
-"""What people ask of messages that are dead letters, and of quotas: to see them, to try them again, to
-discard them. For HTTP and the command line.
+"""The service for messages that are dead letters, and for quotas: shows them, tries messages again, discards
+them. HTTP and the command line use it.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from gateway.store.sparkplug import NodeKey
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExplainedMessage:
-    """One message: as much of its payload as is kept, what to do about it, and what would become of it now.
-    None where only a part of it was kept.
+    """A dead message, what to do about it, and what would become of it now. `explanation` is None where only
+    a part of the message was kept.
     """
 
     message: ListedDeadMessage
@@ -38,7 +38,7 @@ class ExplainedMessage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuotaUse:
-    """A customer's quotas, what it has of them, and which it is over now."""
+    """A customer's quotas, how much of them it uses, and which of them it is over now."""
 
     customer: str
     quota: Quota
@@ -48,33 +48,33 @@ class QuotaUse:
 
 
 class Messages:
-    """By the configuration that is in force: a reload changes it."""
+    """Works by the configuration that is in force, which a reload changes."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings
         self._database = database
 
     def know(self, settings: Settings) -> None:
-        """After a reload."""
+        """Works by these settings from now on."""
         self._settings = settings
 
     async def page(
         self, wanted: DeadMessageFilter, *, before: int = store.LAST_ID, limit: int
     ) -> Sequence[ListedDeadMessage]:
-        """The newest first."""
+        """Dead messages, the newest first."""
         return await store.page(self._database, wanted, before=before, limit=limit)
 
     async def until_now(self, wanted: DeadMessageFilter) -> DeadMessageFilter:
-        """As wanted, without what comes from now on."""
+        """The same filter without messages that come from now on."""
         newest = await store.page(self._database, wanted, limit=1)
         return replace(wanted, up_to=newest[0].id if newest else 0)
 
     async def counted(self, customer: str | None) -> Counted:
-        """By source and reason."""
+        """How many dead messages there are, by source and reason."""
         return await store.counted(self._database, customer)
 
     async def one(self, message: int) -> ExplainedMessage | None:
-        """None where there is none."""
+        """One dead message by its number; None where there is none."""
         found = await store.one(self._database, message, payload_bytes=MAX_PAYLOAD_BYTES)
         if found is None:
             return None
@@ -91,15 +91,14 @@ class Messages:
         self, found: ListedDeadMessage, nodes: Mapping[NodeKey, Node], now: datetime
     ) -> Explanation:
         settings = self._settings
+        customers = set(settings.customers)
+        if settings.telemetry.auto_register_customers and found.customer is not None:
+            customers.add(found.customer)
         return explain(
             found.topic,
             found.head,
             telemetry=settings.telemetry,
-            customers=(
-                {*settings.customers, *([] if found.customer is None else [found.customer])}
-                if settings.telemetry.auto_register_customers
-                else settings.customers
-            ),
+            customers=customers,
             connections=(),
             now=now,
             is_retained=found.is_retained,
@@ -109,18 +108,20 @@ class Messages:
     async def replay(
         self, wanted: DeadMessageFilter, *, after: int = 0, limit: int, bound: str | None = None
     ) -> ReplayOutcome:
-        """Those that fit, the oldest first. `bound`: what became another customer's meanwhile stays."""
+        """Tries the messages that fit again, the oldest first. `bound`: only those that are this customer's
+        by now too.
+        """
         replay = Replay(self._settings, self._database, bound=bound)
         return await replay.some(wanted, after=after, limit=limit, now=clock.now())
 
     async def replay_these(self, ids: Sequence[int], *, bound: str | None = None) -> ReplayOutcome:
-        """The oldest first."""
+        """Tries these messages again, the oldest first."""
         replay = Replay(self._settings, self._database, bound=bound)
         return await replay.these(sorted(set(ids)), now=clock.now())
 
     async def discard(self, wanted: DeadMessageFilter, *, expected: int) -> None:
-        """Lets go of them for good. Raises RequestRefused("request.conflict") where they are not as many as
-        expected.
+        """Discards the messages that fit, for good. Raises RequestRefused("request.conflict") where there are
+        not as many as expected.
         """
         found = await store.discard(self._database, wanted, expected=expected)
         if found != expected:
@@ -130,17 +131,17 @@ class Messages:
             )
 
     async def discard_one(self, message: int) -> bool:
-        """Lets go of it for good; whether it was there."""
+        """Discards one message, for good. Whether it was there."""
         return await store.discard_one(self._database, message)
 
     async def fitting(self, wanted: DeadMessageFilter) -> int:
-        """How many there are."""
+        """How many messages fit."""
         return await store.fitting(self._database, wanted)
 
     async def over(
         self, customer: str | None, *, after: tuple[str, str] = ("", ""), limit: int
     ) -> Sequence[OverQuota]:
-        """Who is over a quota now."""
+        """The quotas that customers are over now."""
         return await quotas.over(self._database, customer, after=after, limit=limit)
 
     async def bounds(self, customer: str) -> QuotaUse:

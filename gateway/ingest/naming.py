@@ -1,7 +1,7 @@
-"""Whose a message is: the source that takes its topic, and the names that topic or payload say, made ids.
+"""Finds the source that takes a topic, and makes ids of the names that topic or payload say.
 
-A customer is taken by its id, and only when it is known; a device may have any printable name, and its id is
-made of that.
+A customer is named by its id, which must be known. A device may have any printable name; its id is made of
+that.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ from gateway.model.topics import IDENTIFIER, Route, Source, route
 from gateway.payloads.formats.values import Reason
 
 MAX_TOPIC = 4096
-"""Characters of a topic: what its fields can say is shorter, and templates try a long one in many ways."""
+"""Characters that a topic may have. Names are shorter; and to match a template with a very long topic costs
+much.
+"""
 
 
 class Naming:
-    """By the topics of these sources. `customers`: who is known, None where anybody is; `former`: whose own
-    filters are unsubscribed, and whose queued messages are taken all the same.
+    """Names by the topics of these sources. `customers` are those that are known; None: any is. `former`
+    customers are configured no more and their filters are unsubscribed, but their queued messages are still
+    taken.
     """
 
     def __init__(
@@ -30,7 +33,7 @@ class Naming:
         self._former_customers = former
 
     def route(self, topic: str) -> Route:
-        """The source that takes a topic, and the names that it says, as they are. Raises DecodeError."""
+        """The source that takes a topic, and the names in the topic as they are. Raises DecodeError."""
         if len(topic) > MAX_TOPIC:
             raise DecodeError(
                 Reason.UNMATCHED_TOPIC, f"a topic of {len(topic)} characters; at most {MAX_TOPIC} are taken"
@@ -41,11 +44,16 @@ class Naming:
         return found
 
     def identify(self, found: Route) -> Route:
-        """Its names made ids. Raises DecodeError for one that is no name, or no customer that is known."""
+        """The same route with ids in place of names. Raises DecodeError for a name that is not valid and for
+        a customer that is not known.
+        """
+        customer = found.customer
         # Only where the customer is a level of the topic it has filters of its own, which end with it.
-        leaves = found.customer in self._former_customers and self._sources[found.place].is_divided
+        is_former = customer in self._former_customers and self._sources[found.place].is_divided
+        if customer is not None and not is_former:
+            customer = self.customer(customer)
         return Route(
-            customer=found.customer if found.customer is None or leaves else self.customer(found.customer),
+            customer=customer,
             device=None if found.device is None else device_id(found.device),
             metric=None if found.metric is None else found.metric.replace("/", "."),
             format=found.format,
@@ -54,7 +62,7 @@ class Naming:
         )
 
     def customer(self, customer: str) -> str:
-        """The customer, known by this id. Raises DecodeError."""
+        """The id itself, where it is one of a known customer. Raises DecodeError."""
         if not IDENTIFIER.fullmatch(customer):
             raise DecodeError(
                 Reason.INVALID_IDENTIFIER,
@@ -67,7 +75,7 @@ class Naming:
 
 
 def device_id(name: str) -> str:
-    """The id of a device by its name. Raises DecodeError for what is no name."""
+    """The id of a device with this name. Raises DecodeError for a name that is not valid."""
     if not name or len(name) > MAX_NAME or not name.isprintable():
         raise DecodeError(
             Reason.INVALID_IDENTIFIER, f"device {name[:70]!r}: 1 to {MAX_NAME} printable characters"
@@ -76,5 +84,5 @@ def device_id(name: str) -> str:
 
 
 def title_of(name: str, device: str) -> str | None:
-    """The name that a person gave, where the id is not the same."""
+    """The name of a device, where it differs from its id; else None."""
     return None if name == device else name

@@ -1,5 +1,5 @@
-"""One ingest partition: leased by one replica, its broker session kept up, its pipeline running. What it
-subscribes can change while it runs.
+"""One ingest partition: keeps up its session at the broker and runs its pipeline, for one term of its lease.
+What it subscribes can change while it runs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from gateway.ingest.session import DROPPED_TOPIC, IngestSession
 from gateway.ingest.session_log import SessionLog
 from gateway.ingest.session_record import SessionRecord
 from gateway.ingest.subscriptions import OptionalRefused, QosRefused, Subscription
-from gateway.ingest.upkeep import Upkeep, unheard
+from gateway.ingest.upkeep import QuotaUpkeep, ignore_excess
 from gateway.model.backoff import full_jitter
 from gateway.model.errors import BrokerRefused, LeaseLost, StoreError
 from gateway.model.pressure import Pressure
@@ -34,27 +34,33 @@ from gateway.settings import Settings
 from gateway.store import leases, moving, silence
 from gateway.store.leases import Term
 from gateway.store.pool import Database
-from gateway.store.telemetry import Sample, TelemetryStore
-from gateway.store.telemetry import unheard as store_unheard
+from gateway.store.telemetry import Sample, TelemetryStore, ignore_stored_bytes
 
 log = structlog.get_logger(__name__)
 
 
 STEADY_SECONDS = 30.0
-"""A session that lasted so long was good: the next attempt begins without a wait."""
+"""A session that lasted longer than this was good: the wait before the next attempt begins from the shortest.
+"""
 
 RECONNECT_CAP_SECONDS = 30.0
+QUICK_END_SECONDS = 5.0
+"""A session that ended sooner may have been ended by another client with our id."""
+
 COUNTERS = (DROPPED_TOPIC,)
-"""Of the broker's own. A queue of a subscription at QoS 0 may live on one node alone (RabbitMQ): with that
-node gone the whole session could not be resumed anywhere, and over several brokers the count is of no use.
+"""Counters that the broker publishes of itself. They are subscribed only where there is one broker: the queue
+of a subscription at QoS 0 may live on a single node (RabbitMQ), and without that node no other could resume
+the session.
 """
 
 ASK_SECONDS = 0.5
+"""From the first node that is to be asked for its births to the asking, so that many are asked together."""
+
 DRAIN_SECONDS = 10.0
 
 LEFTOVER_SECONDS = 60.0
-"""How long no message came that only the sources of before take, until they are forgotten. A broker may still
-have some queued when it says that their filters are unsubscribed.
+"""The former sources are forgotten when no message that only they take has come for so long. A broker may
+still have some queued when it has answered that their filters are unsubscribed.
 """
 
 
@@ -73,10 +79,12 @@ class Partition:
         pressure: Pressure | None = None,
         registry: Registry | None = None,
         quotas: Quotas | None = None,
-        upkeep: Upkeep | None = None,
+        upkeep: QuotaUpkeep | None = None,
         tells_state: bool = False,
     ) -> None:
-        """`tells_state`: this one tells that the host application lives, for all of them."""
+        """`tells_state`: whether this partition tells, for all of them, that the Sparkplug host application
+        lives.
+        """
         self.term = term
         self._settings = settings
         self._database = database
@@ -92,66 +100,68 @@ class Partition:
             decoder,
             self._store(upkeep),
             pressure,
-            note=None if registry is None else self._note,
-            resumed=self._resume_hearing,
+            on_stored=None if registry is None else self._register_devices,
+            on_database_back=self._resume_hearing,
             quotas=self._quotas,
-            slowed=unheard if upkeep is None else upkeep.note,
+            on_slowed=ignore_excess if upkeep is None else upkeep.add_excess,
             host=self._host,
-            listener=self._hear,
-            marked=partial(moving.note_marks, database),
+            on_no_telemetry=self._contradict_will,
+            on_marks=partial(moving.note_marks, database),
         )
         self._brokers = Brokers(settings.broker, number, self._pipeline)
         self._session: IngestSession | None = None
         self._record = SessionRecord(settings, database, number, self._brokers)
         self._log = SessionLog(number)
         self._optional = COUNTERS if self._brokers.count == 1 else ()
-        self._succeeding: tuple[Decoder, float] | None = None
+        self._next_decoder: tuple[Decoder, float] | None = None
+        """The decoder without the former sources, and when (monotonic) it is put in force."""
         self._stopping = False
         self._ever_connected = False
 
-    def _store(self, upkeep: Upkeep | None) -> TelemetryStore:
+    def _store(self, upkeep: QuotaUpkeep | None) -> TelemetryStore:
         return TelemetryStore(
             self._database,
             register_customers=self._settings.telemetry.auto_register_customers,
             max_devices=lambda customer: self._quotas.of(customer).devices,
             term=self.term,
-            count=store_unheard if upkeep is None else upkeep.stored,
+            on_stored_bytes=ignore_stored_bytes if upkeep is None else upkeep.add_stored,
         )
 
     @property
     def quotas(self) -> Quotas:
-        """What bounds its customers."""
+        """The quotas of its customers."""
         return self._quotas
 
     @property
-    def up(self) -> tuple[str, str] | None:
-        """The client id whose session is up, and its broker; None while it is not."""
-        return (self._record.client, self._brokers.current) if self.connected else None
+    def live_session(self) -> tuple[str, str] | None:
+        """The client id of the session and the URL of its broker; None while no session is up."""
+        if not self.connected:
+            return None
+        return self._record.client, self._brokers.current
 
     @property
     def connected(self) -> bool:
-        """Whether the broker has granted our subscriptions on a connection that lives."""
+        """Whether there is a live connection on which the broker has granted our subscriptions."""
         return self._session is not None and not self._session.closed.done()
 
-    def _note(self, samples: Sequence[Sample]) -> None:
+    def _register_devices(self, samples: Sequence[Sample]) -> None:
         assert self._registry is not None
         self._registry.note(samples, self.hearing.unheard)
 
     def heard_until(self, now: int) -> int | None:
-        """Up to when, in microseconds, all that devices sent is committed; None while that is not known: the
-        session is down, what was queued meanwhile is not worked off, or nothing is taken in.
+        """Up to when all that devices sent is committed, in microseconds since the epoch. None while that is
+        not known: the session is down, its queue at the broker is not worked off, or nothing is taken in.
         """
-        moment = clock.monotonic()
-        idle = self._pipeline.was_idle_since(self.hearing.queue_begins)
         if not self.connected or self._pipeline.is_stuck or self._stopping:
             return None
-        if not self.hearing.is_current(moment, idle_since_up=idle):
+        was_idle = self._pipeline.was_idle_since(self.hearing.queue_begins)
+        if not self.hearing.is_current(clock.monotonic(), was_idle=was_idle):
             return None
         return self._pipeline.complete_until(now)
 
     async def run(self) -> None:
-        """Keeps the session up until cancelled or stopped. Raises BrokerRefused when the broker will never
-        have us, and LeaseLost when a commit finds the term over.
+        """Keeps the session up until cancelled or stopped. Raises BrokerRefused where the broker refuses us
+        for good, and LeaseLost where a commit finds that the term is over.
         """
         await self._record.load()
         is_over = False
@@ -173,8 +183,8 @@ class Partition:
             raise leases.lost(self.term)
 
     async def stop(self) -> None:
-        """Reads no more, commits and acknowledges what is in hand (for ten seconds at
-        most), says DISCONNECT.
+        """Reads nothing more, commits and acknowledges what is in hand (for ten seconds at most), and sends
+        DISCONNECT.
         """
         self._stopping = True
         session = self._session
@@ -194,16 +204,16 @@ class Partition:
         session.end("the gateway stops")
 
     async def _ask_births(self) -> None:
-        """Asks edge nodes for their births, until cancelled. Where none is to be asked nothing wakes up."""
+        """Until cancelled: asks edge nodes for their births. Sleeps while none is to be asked."""
         while True:
             await self._host.is_asking.wait()
             await asyncio.sleep(ASK_SECONDS)
             if self._session is not None and self.connected:
                 self._host.ask(self._session.publish)
 
-    def _hear(self, topic: str, payload: bytes) -> None:
-        """Whoever says that we are gone while we live, as the will of a connection that was replaced does, is
-        contradicted.
+    def _contradict_will(self, topic: str, payload: bytes) -> None:
+        """Tells that the host application lives where a message says that it is gone: the will of a
+        connection that was replaced says so while we live.
         """
         if topic != self._state_topic or self._session is None or not self.connected:
             return
@@ -211,14 +221,14 @@ class Partition:
             self._session.tell_state(online=True)
 
     async def subscribe(self, filters: Sequence[str], decoder: Decoder) -> None:
-        """Subscribes these beside what the live session holds, and decodes by this from now on. A session
-        that is down, or goes down meanwhile, takes them at its next connection.
+        """Subscribes these filters beside those that the live session holds, and uses this decoder from now
+        on. A session that is down, or goes down meanwhile, subscribes them at its next connection.
 
-        They are on record first: whoever serves the partition next has to know what the session may hold.
-        Raises BrokerRefused and StoreError; `subscribe` of the filters of before makes it undone.
+        They are recorded before they are subscribed, for whoever serves the partition next has to know what
+        the session may hold. Raises BrokerRefused and StoreError; to undo it, `subscribe` the former filters.
         """
         self._pipeline.decode_by(decoder)
-        self._succeeding = None
+        self._next_decoder = None
         self._filters = tuple(filters)
         session = self._session
         if session is None or not self.connected:
@@ -228,12 +238,13 @@ class Partition:
             await session.subscribe(self._filters)
 
     async def unsubscribe_former(self, overlapping: Decoder, after: Decoder) -> None:
-        """Unsubscribes what the session holds beside the filters that were subscribed last. Messages of the
-        former ones, in flight or still queued, are taken by `overlapping`; `after` follows it when none come
-        any more.
+        """Unsubscribes what the session holds beside the filters that were subscribed last. Messages for the
+        former filters may be on their way or queued: `overlapping` decodes them, until none comes any more
+        and `after` takes its place.
         """
         self._pipeline.decode_by(overlapping)
-        filters, session = self._filters, self._session
+        filters = self._filters
+        session = self._session
         stale = [one for one in self._record.held if one not in filters]
         if session is not None and stale and self.connected:
             try:
@@ -241,36 +252,39 @@ class Partition:
                 await self._record.replace((*filters, *kept))
             except (ConnectionError, StoreError) as error:  # unsubscribed at the next connection
                 log.debug("ingest.filters_deferred", partition=self._number, detail=str(error))
-        self._succeeding = None if after is overlapping else (after, clock.monotonic() + LEFTOVER_SECONDS)
+        if after is overlapping:
+            self._next_decoder = None
+        else:
+            self._next_decoder = (after, clock.monotonic() + LEFTOVER_SECONDS)
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing is known any more of what was configured before."""
-        return self._succeeding is None
+        """Whether the former sources are forgotten."""
+        return self._next_decoder is None
 
     def settle(self) -> None:
-        """Asked now and then: forgets the sources of before when nothing of theirs came for a minute in which
-        the broker could send.
+        """Called every few seconds: forgets the former sources when no message of theirs has come for a
+        minute in which the broker could send.
         """
-        if self._succeeding is None:
+        if self._next_decoder is None:
             return
-        after, until = self._succeeding
+        after, until = self._next_decoder
         now = clock.monotonic()
         if self._pipeline.decoder.met_former() or not self.connected or self._pipeline.is_stuck:
-            self._succeeding = (after, now + LEFTOVER_SECONDS)
+            self._next_decoder = (after, now + LEFTOVER_SECONDS)
         elif now >= until:
             self._pipeline.decode_by(after)
-            self._succeeding = None
+            self._next_decoder = None
 
     async def _resume_hearing(self) -> None:
-        """What passed since somebody listened last is a break, on record before the first message comes: so
-        what is told of it counts from here. Raises StoreError.
+        """Records, before the first message comes, that nobody listened until now: so no device counts as
+        silent for that time. Raises StoreError.
         """
         if self._registry is not None:
             await self.note_heard(clock.now(), break_seconds=0.0)
 
     async def note_heard(self, until: datetime, *, break_seconds: float) -> None:
-        """Says that all is known up to then. Raises StoreError."""
+        """Records that all that devices sent until then is known. Raises StoreError."""
         heard = await silence.note(
             self._database,
             self._settings.broker.partitions,
@@ -288,11 +302,12 @@ class Partition:
             filters=filters,
             stale=self._record.stale(filters, never),
             optional=self._optional,
-            let_in=lambda: self._pipeline.absent(self._record.absence()),
+            on_accepted=lambda: self._pipeline.grant_grace(self._record.absence()),
             state_topic=self._state_topic,
         )
 
     async def _keep_up(self) -> None:
+        """Connects again and again until the partition is stopped."""
         attempt, quick_ends = 0, 0
         while not self._stopping:
             filters = self._filters
@@ -302,46 +317,62 @@ class Partition:
             try:
                 self._session = await self._brokers.connect(self._subscription(filters))
             except OptionalRefused:
-                self._optional = ()
-                log.info(
-                    "ingest.broker_counters_refused",
-                    partition=self._number,
-                    detail=f"the broker has no {DROPPED_TOPIC}: what it drops is not counted",
-                )
+                self._do_without_counters()
                 continue
-            except BrokerRefused as error:
-                if not self._ever_connected:
-                    raise
-                reason = str(error)
-            except QosRefused as error:
-                reason = str(error)
-                self._log.unsafe(self._brokers.current, reason)
-            except (OSError, TimeoutError) as error:
-                seconds = self._settings.broker.connect_timeout.total_seconds()
-                reason = str(error) or f"no answer within {seconds:g} s"
+            except (BrokerRefused, OSError, TimeoutError) as error:
+                reason = self._reason_not_connected(error)
             else:
-                ended = await self._to_its_end(self._session, filters)
+                ended = await self._serve_session(self._session, filters)
                 if ended is None:
                     continue
                 reason = ended
-                quick_ends = quick_ends + 1 if clock.monotonic() - started < 5.0 else 0
+                quick_ends = quick_ends + 1 if clock.monotonic() - started < QUICK_END_SECONDS else 0
             if self._stopping:
                 return
             metrics.RECONNECTS.inc()
             is_steady = clock.monotonic() - started > STEADY_SECONDS
-            attempt, broker, wait = 1 if is_steady else attempt + 1, self._brokers.current, 0.0
-            if self._brokers.left(steady=is_steady):
-                rounds = -(-attempt // self._brokers.count)
-                wait = full_jitter(
-                    rounds, rand=random.random(), base_seconds=0.5, cap_seconds=RECONNECT_CAP_SECONDS
-                )
+            attempt = 1 if is_steady else attempt + 1
+            broker = self._brokers.current
+            wait = self._seconds_to_reconnect(attempt, is_steady=is_steady)
             self._log.down(broker, reason, attempt, quick_ends, wait)
             await asyncio.sleep(wait)
 
-    async def _to_its_end(self, session: IngestSession, filters: tuple[str, ...]) -> str | None:
-        """Why the session ended; None where it was to end, and another is tried at once."""
+    def _do_without_counters(self) -> None:
+        self._optional = ()
+        log.info(
+            "ingest.broker_counters_refused",
+            partition=self._number,
+            detail=f"the broker has no {DROPPED_TOPIC}: what it drops is not counted",
+        )
+
+    def _reason_not_connected(self, error: BrokerRefused | OSError | TimeoutError) -> str:
+        """Why there is no session, in words. Raises BrokerRefused where there never was one: then waiting
+        cannot help, and the daemon ends with the message.
+        """
+        if isinstance(error, BrokerRefused) and not self._ever_connected:
+            raise error
+        if isinstance(error, QosRefused):
+            self._log.unsafe(self._brokers.current, str(error))
+        seconds = self._settings.broker.connect_timeout.total_seconds()
+        return str(error) or f"no answer within {seconds:g} s"
+
+    def _seconds_to_reconnect(self, attempt: int, *, is_steady: bool) -> float:
+        """How long to wait before the next attempt: not at all while another broker of the list was not
+        tried, and with each round through the list longer.
+        """
+        if not self._brokers.left(steady=is_steady):
+            return 0.0
+        rounds = -(-attempt // self._brokers.count)
+        return full_jitter(rounds, rand=random.random(), base_seconds=0.5, cap_seconds=RECONNECT_CAP_SECONDS)
+
+    async def _serve_session(self, session: IngestSession, filters: tuple[str, ...]) -> str | None:
+        """Returns when the session has ended: for which reason, or None where we ended it to connect again at
+        once.
+        """
         self._log.granted()
-        if self._filters != filters:  # they changed while it connected: the next one has them
+        if (
+            self._filters != filters
+        ):  # they changed while it connected: the next session subscribes the new ones
             session.end("the sources changed")
             await session.closed
             return None
@@ -361,6 +392,7 @@ class Partition:
             self._session.tell_state(online=True)
         metrics.CONNECTED.labels(str(self._number)).set(1)
         self._log.up(self._brokers.current, filters, session_present=present)
-        held = (*filters, *(one for one in self._filters if one not in filters))  # being subscribed just now
-        with suppress(StoreError):  # unsubscribed once more at the next connection
+        being_subscribed = tuple(one for one in self._filters if one not in filters)
+        held = (*filters, *being_subscribed)
+        with suppress(StoreError):  # else stale filters are unsubscribed once more at the next connection
             await self._record.replace(held, is_all=True)

@@ -1,8 +1,9 @@
-"""The pipeline: messages to batches, batches to commits, commits to acknowledgements in the order of receipt.
+"""The pipeline gathers messages into batches, commits each batch, and then acknowledges its messages in the
+order of receipt.
 
-While one transaction runs, the next batch fills; nothing waits when it is idle. How a batch is stored is in
-`gateway.ingest.commit`, when reading stands in `gateway.ingest.in_hand`. It knows a session only by what it
-must tell it.
+While one transaction runs the next batch fills. There is no timer: an idle pipeline commits a message at
+once. How a batch is stored is in `gateway.ingest.commit`, when reading pauses in `gateway.ingest.in_hand`.
+The pipeline knows of a session only what `Acknowledger` says.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from gateway.ingest.host import Host, UnreadMessage
 from gateway.ingest.in_hand import InHand
 from gateway.ingest.marks import MarkLimit
 from gateway.ingest.quotas import Quotas, Used
-from gateway.ingest.upkeep import unheard
+from gateway.ingest.upkeep import ignore_excess
 from gateway.model.errors import DecodeError
 from gateway.model.moving import MARK
 from gateway.model.pressure import Pressure
@@ -31,17 +32,17 @@ from gateway.store.telemetry import Sample, TelemetryStore
 
 BATCH_BYTES = 4 << 20
 MESSAGE_OVERHEAD_BYTES = 150
-"""What a held message costs beside its topic and payload, roughly."""
+"""About how much memory a held message takes beside its topic and payload."""
 
 UNREAD_FACTOR = 3
-"""How much longer a payload of Sparkplug becomes when it is read."""
+"""About how many times its length a payload of Sparkplug takes in memory when it is read."""
 
 SAMPLE_OVERHEAD_BYTES = 400
-"""What each further sample of a message costs: a short array in JSON is long in memory."""
+"""What each further sample of a message takes: a short array in JSON is long in memory."""
 
 
 class Pipeline:
-    """Takes messages from one partition's session at a time."""
+    """The pipeline of one partition, which has one session at a time."""
 
     def __init__(
         self,
@@ -50,30 +51,39 @@ class Pipeline:
         store: TelemetryStore,
         pressure: Pressure | None = None,
         *,
-        note: Callable[[Sequence[Sample]], None] | None = None,
-        resumed: Callable[[], Awaitable[None]] | None = None,
+        on_stored: Callable[[Sequence[Sample]], None] | None = None,
+        on_database_back: Callable[[], Awaitable[None]] | None = None,
         quotas: Quotas | None = None,
-        slowed: Callable[[Excess], None] = unheard,
+        on_slowed: Callable[[Excess], None] = ignore_excess,
         host: Host | None = None,
-        listener: Callable[[str, bytes], None] | None = None,
-        marked: Callable[[Sequence[tuple[str, str]]], Awaitable[None]] | None = None,
+        on_no_telemetry: Callable[[str, bytes], None] | None = None,
+        on_marks: Callable[[Sequence[tuple[str, str]]], Awaitable[None]] | None = None,
     ) -> None:
-        """`pressure` is told how long messages wait for their acknowledgement, `note` what was stored,
-        `slowed` that reading stands since the customer, who has the partition alone, sent more than its
-        quota. `resumed` is asked first where the database had been away. `host` reads what is of Sparkplug;
-        `listener` hears of messages that are no telemetry; `marked` of marks (customer, topic), when all
-        before them is committed and nothing behind them.
+        """`pressure` is told how long messages wait for their acknowledgement; `host` reads messages of
+        Sparkplug. What is called, and when:
+
+        - `on_stored`: the samples of a batch are committed.
+        - `on_database_back`: the first commit after the database was away has succeeded, before `on_stored`.
+        - `on_slowed`: reading pauses, for the customer that has the partition alone is over its quota.
+        - `on_no_telemetry`: a message came (topic, payload) that no source takes as telemetry.
+        - `on_marks`: marks (customer, topic) came; all before them is committed, and nothing behind them.
         """
         self._host = host
-        self._listener = listener
+        self._on_no_telemetry = on_no_telemetry
         self._quotas = quotas or Quotas(QuotasSettings())
         self._pressure = pressure or Pressure()
         self._settings = settings
         self._decoder = decoder
         self._gate = Gate(decoder, self._quotas)
-        self._in_hand = InHand(settings, absent=self.absent, slowed=slowed)
+        self._in_hand = InHand(settings, on_unread=self.grant_grace, on_slowed=on_slowed)
         self._committer = Committer(
-            store, self._gate, host=host, charge=self._charge, note=note, resumed=resumed, marked=marked
+            store,
+            self._gate,
+            host=host,
+            charge=self._charge,
+            on_stored=on_stored,
+            on_database_back=on_database_back,
+            on_marks=on_marks,
         )
         self._marks = MarkLimit()
         self._open: MessageBatch | None = None
@@ -86,13 +96,17 @@ class Pipeline:
         self._idle_monotonic = clock.monotonic()
 
     def was_idle_since(self, moment: float) -> bool:
-        """Whether nothing was in hand at some time since then, by the monotonic clock."""
+        """Whether at some time since `moment` (monotonic) nothing was in hand."""
         return not self.is_holding or self._idle_monotonic >= moment
 
     def complete_until(self, now: int) -> int:
-        """Up to when all that was received is committed, in microseconds."""
+        """Up to when all that was received is committed: `now`, or where something is in hand the time at
+        which the oldest batch was opened. In microseconds since the epoch.
+        """
         oldest = self._committing or (self._full[0] if self._full else self._open)
-        return now if oldest is None or not oldest.count else min(now, oldest.since)
+        if oldest is None or not oldest.count:
+            return now
+        return min(now, oldest.opened_at)
 
     @property
     def is_holding(self) -> bool:
@@ -101,7 +115,7 @@ class Pipeline:
 
     @property
     def is_stuck(self) -> bool:
-        """Whether nothing is taken from the broker, or committed, for now."""
+        """Whether the database is away or reading pauses: for now nothing goes on here."""
         return self._committer.is_away or not self._in_hand.is_reading
 
     @property
@@ -110,7 +124,7 @@ class Pipeline:
         return self._decoder
 
     def decode_by(self, decoder: Decoder) -> None:
-        """From the next message on; what is in hand is decoded already."""
+        """Decodes by this from the next message on. What is in hand is decoded already."""
         self._decoder = decoder
         self._gate.decode_by(decoder)
 
@@ -120,7 +134,7 @@ class Pipeline:
         The time of receipt advances with each sample: two that bring no time of their own are two samples.
         """
         received_at, arrived = max(clock.now_microseconds(), self._received_at), clock.monotonic()
-        # mostly nobody is watched: then nobody is asked of a single message
+        # `watched` is mostly empty: then no quota is asked for any message, and all are charged below.
         batch, watched, used = self._batch_for(session), self._quotas.watched, Used()
         decode, weigh, unpacks = self._decoder.decode, self._decoder.weight, self._decoder.unpacks
         acknowledged = taken = taken_bytes = 0
@@ -139,23 +153,23 @@ class Pipeline:
             if not payload:
                 rows: list[Row] | None = []
             elif watched:
-                rows = self._gate.watched(batch, message, received_at, arrived, used)
+                rows = self._gate.decode_watched(batch, message, received_at, arrived, used)
             else:
                 try:
                     rows = decode(topic, payload, received_at, is_retained=is_retained)
                 except DecodeError as error:
                     rows = None
-                    self._gate.refused(batch, message, error, used)
+                    self._gate.take_undecodable(batch, message, error, used)
             if rows is None and len(batch.dead) == dead_before:
-                size = MESSAGE_OVERHEAD_BYTES  # it was dropped, and holds nothing
+                size = MESSAGE_OVERHEAD_BYTES  # it was dropped: nothing of it is held
             elif rows:
-                if not watched:  # else each was charged for itself
+                if not watched:  # else the gate has charged each message
                     charge_rows(used, rows, weigh(topic, payload) if unpacks else len(payload))
                 add_rows(batch, rows, message, received_at)
                 received_at += len(rows)
                 size += (len(rows) - 1) * SAMPLE_OVERHEAD_BYTES
             elif rows is not None:
-                size += self._set_aside(batch, message, received_at, used)
+                size += self._take_without_samples(batch, message, received_at, used)
                 received_at += 1
             batch.count += 1
             batch.bytes += size
@@ -167,15 +181,19 @@ class Pipeline:
                 batch = self._batch_after(batch)
         batch.arrivals.append((arrived, acknowledged))
         self._received_at = received_at
-        self._holds(session, taken_bytes, taken)
+        self._add_in_hand(session, taken_bytes, taken)
         self._charge(used, arrived)
 
-    def _set_aside(self, batch: MessageBatch, message: Message, received_at: int, used: Used) -> int:
-        """Takes what is no telemetry, or is read later. Returns what it holds beside the payload.
+    def _take_without_samples(
+        self, batch: MessageBatch, message: Message, received_at: int, used: Used
+    ) -> int:
+        """Takes a message of which nothing was decoded. Returns how many bytes are held for it beside its
+        payload.
 
-        Counted is what is acknowledged and says nothing: an empty message, which takes away what was
-        retained, one of a topic that its source leaves out, and a retained one without a time of its own, for
-        that was not measured now.
+        Some mean something all the same: a mark ends its batch, and a message of Sparkplug is read when the
+        batch is committed. The others are only counted: an empty message, which clears what the broker had
+        retained; one of a topic that its source leaves out; and a retained one without a time of its own,
+        which was not measured now.
         """
         topic, payload, _, is_retained = message
         if not payload:
@@ -188,51 +206,58 @@ class Pipeline:
         if not self._decoder.is_ignored(topic):
             batch.retained += 1
             return 0
-        mail = self._decoder.mail_of(topic)
-        if mail is not None and self._host is not None:
+        node_topic = self._decoder.node_topic_of(topic)
+        if node_topic is not None and self._host is not None:
             weight = self._decoder.weight(topic, payload)
-            if mail.customer not in self._quotas.watched:  # of whom is watched each is charged already
-                charge(used, mail.customer, weight)
+            if node_topic.customer not in self._quotas.watched:  # else the gate has charged it
+                charge(used, node_topic.customer, weight)
             unread = UnreadMessage(
-                topic=topic, payload=payload, received_at=received_at, is_retained=is_retained, mail=mail
+                topic=topic,
+                payload=payload,
+                received_at=received_at,
+                is_retained=is_retained,
+                node_topic=node_topic,
             )
             batch.unread.append(unread)
             return weight * UNREAD_FACTOR
-        if self._listener is not None:
-            self._listener(topic, payload)
+        if self._on_no_telemetry is not None:
+            self._on_no_telemetry(topic, payload)
         batch.ignored += 1
         return 0
 
     def receive_skipped(
         self, session: Acknowledger, packet_id: int | None, topic: str, kept: bytes, reason: str, detail: str
     ) -> None:
-        """Takes, in its turn, a message that could not be read: what is known of it becomes a dead letter."""
+        """Takes, in the order of receipt, a packet that could not be read: what is kept of it becomes a dead
+        letter.
+        """
         batch = self._batch_for(session)
         if packet_id is not None:
             batch.acks += b"\x40\x02" + packet_id.to_bytes(2, "big")
             batch.arrivals.append((clock.monotonic(), 1))
-        customer, now = self._decoder.customer_of(topic), clock.monotonic()
+        customer = self._decoder.customer_of(topic)
+        now = clock.monotonic()
         is_watched = customer in self._quotas.watched
         kind = self._quotas.refusal(customer, len(kept), now) if is_watched else None
         message = (topic, kept, packet_id, False)
         if kind is None:
-            batch.dead.append(self._gate.dead(message, reason, detail, customer))
-        else:  # what is left of it could not be tried again anyway
-            self._gate.over(batch, kind, customer, message, now)
+            batch.dead.append(self._gate.dead_letter(message, reason, detail, customer))
+        else:  # only a part of the message is left, which could not be tried again anyway
+            self._gate.keep_or_drop(batch, kind, customer, message, now)
         size = len(topic) + len(kept) + MESSAGE_OVERHEAD_BYTES
         batch.count += 1
         batch.bytes += size
-        self._holds(session, size, 1)
+        self._add_in_hand(session, size, 1)
         self._charge({} if is_watched else {customer: [1, len(kept)]}, now)
 
     @property
     def quotas(self) -> Quotas:
-        """By which messages are taken."""
+        """The quotas by which messages are taken."""
         return self._quotas
 
-    def absent(self, seconds: float) -> None:
-        """Nothing could be read for so long: what was sent meanwhile is no flood."""
-        self._quotas.absent(seconds, clock.monotonic())
+    def grant_grace(self, seconds: float) -> None:
+        """Nothing could be read for so many seconds: what devices sent meanwhile counts as no flood."""
+        self._quotas.grant_grace(seconds, clock.monotonic())
 
     async def run(self) -> None:
         """Commits batches until cancelled. What is in hand then is not acknowledged: the broker keeps it.
@@ -243,13 +268,13 @@ class Pipeline:
             while True:
                 await self._filled.wait()
                 self._filled.clear()
-                while (batch := self._take()) is not None:
+                while (batch := self._next_batch()) is not None:
                     self._committing = batch
                     with tracing.span("ingest.batch", messages=batch.count, samples=len(batch.samples)):
                         await self._committer.commit(batch)
                     if batch.marks:
                         await self._committer.note_marks(batch.marks)
-                    self._release(batch)
+                    self._acknowledge(batch)
                     self._committing = None
                 self._idle_monotonic = clock.monotonic()
                 self._idle.set()
@@ -277,16 +302,17 @@ class Pipeline:
             self._full.append(batch)
         self._open = None
 
-    def _holds(self, session: Acknowledger, size: int, count: int) -> None:
+    def _add_in_hand(self, session: Acknowledger, size: int, count: int) -> None:
         self._idle.clear()
         self._filled.set()
         self._in_hand.add(session, size, count)
 
     def _charge(self, used: Used, now: float) -> None:
-        if (slowed := self._quotas.charge(used, now)) is not None:
+        slowed = self._quotas.charge(used, now)
+        if slowed is not None:
             self._in_hand.slow(slowed)
 
-    def _take(self) -> MessageBatch | None:
+    def _next_batch(self) -> MessageBatch | None:
         if self._full:
             return self._full.popleft()
         batch = self._open
@@ -295,7 +321,7 @@ class Pipeline:
         self._open = None
         return batch
 
-    def _release(self, batch: MessageBatch) -> None:
+    def _acknowledge(self, batch: MessageBatch) -> None:
         if batch.acks and batch.session.acknowledge(bytes(batch.acks)):
             now = clock.monotonic()
             if batch.arrivals:

@@ -23,10 +23,11 @@ samples.
 
 
 class Quotas:
-    """Charges what comes, says what is over. `owner`: the customer that shares the partition with nobody: its
-    reading slows down instead.
+    """Charges customers for what they send, and says which messages are over a quota. `owner`: the customer
+    that has the partition alone. Nothing of its messages is refused; its reading is paused instead.
 
-    `watched` holds those of whom each message is asked for (`refusal`); all others are charged once a read.
+    `watched` has the customers that were over a quota lately. Each of their messages is checked by `refusal`
+    before it is taken. All others are charged once for each read, which costs less.
     """
 
     def __init__(self, settings: QuotasSettings, *, owner: str | None = None) -> None:
@@ -46,15 +47,17 @@ class Quotas:
         if owner is not None and owner not in self._full:
             self.watched.discard(owner)
 
-    def fill(self, customers: Collection[str]) -> None:
-        """These hold all that they may: nothing more of theirs is stored."""
-        self.watched -= self._full - {customer for customer in self._full if self._is_over(customer)}
+    def set_full(self, customers: Collection[str]) -> None:
+        """These have stored as many bytes as they may: nothing more of theirs is stored. Every message of a
+        full customer is checked; one that is full no more is still checked while it is over one of its rates.
+        """
+        self.watched -= {customer for customer in self._full if not self._is_over(customer)}
         self._full = frozenset(customers)
         self.watched |= self._full
 
-    def absent(self, seconds: float, now: float) -> None:
-        """Nothing could be read for so long: what devices sent meanwhile waits at the broker, and comes at
-        once. It is of that time, and no flood.
+    def grant_grace(self, seconds: float, now: float) -> None:
+        """Nothing could be read for so many seconds. What devices sent meanwhile waits at the broker and
+        comes at once: it is charged to that time, and counts as no flood.
         """
         if now >= self._grace_until:
             self._grace_seconds = 0.0
@@ -64,10 +67,10 @@ class Quotas:
             bucket.add(seconds)
 
     def charge(self, used: Used, now: float) -> Excess | None:
-        """After each read: takes what came. Where the partition is its customer's own and it sends too much,
-        for how long it is not read: an excess that tells it.
+        """Charges what one read brought. Returns an excess where the owner of the partition sent too much:
+        its `slowed_seconds` is how long nothing more should be read.
         """
-        slowed = None
+        slowed: Excess | None = None
         for customer, (messages, size) in used.items():
             bucket, quota = self._bucket(customer, now), self.of(customer)
             behind = bucket.charge(quota, messages, size)
@@ -84,12 +87,14 @@ class Quotas:
         return slowed
 
     def add(self, customer: str | None, messages: int, now: float) -> None:
-        """Charges one that is watched for what a message that was taken turned out to hold."""
+        """Charges a watched customer for further samples that a message turned out to hold when it was
+        decoded.
+        """
         self._bucket(customer, now).charge(self.of(customer), messages, 0)
 
     def refusal(self, customer: str | None, size: int, now: float, count: int = 1) -> QuotaKind | None:
-        """Of one that is watched: the quota that this message is over; None where it is taken, and charged as
-        `count`.
+        """The quota that this message of a watched customer is over. None where the message is taken; it is
+        charged then, as `count` messages.
         """
         if customer in self._full:
             return QuotaKind.STORED
@@ -102,19 +107,21 @@ class Quotas:
         return kind
 
     def takes_dead_letter(self, customer: str | None, topic: str, size: int, now: float) -> bool:
-        """Whether a message that cannot be decoded becomes a dead letter as of right: as many bytes a second
-        as may be sent, and not so many at once, for each is written whole.
+        """Whether a message that cannot be decoded becomes a dead letter, whatever room there is: as many
+        bytes a second as the customer may send, but fewer at once, for each is written whole.
         """
         taken = len(topic) + size + LETTER_OVERHEAD_BYTES
         return self._bucket(customer, now).takes_dead_letter(self.of(customer), taken)
 
-    def keeps(self, customer: str | None, topic: str, size: int, now: float) -> bool:
-        """Whether a message over quota has room among the dead letters. Where not it is dropped."""
+    def takes_over_quota(self, customer: str | None, topic: str, size: int, now: float) -> bool:
+        """Whether there is room for a message over quota among the dead letters. Takes the room where there
+        is; without room the message is dropped.
+        """
         taken = len(topic) + size + LETTER_OVERHEAD_BYTES
-        return self._bucket(customer, now).keeps(taken, self._settings.over_quota_bytes)
+        return self._bucket(customer, now).takes_over_quota(taken, self._settings.over_quota_bytes)
 
     def of(self, customer: str | None) -> Quota:
-        """The quota of a customer; of what is nobody's the default."""
+        """The quota of a customer; the default for messages of no known customer (None)."""
         quota = self._known.get(customer)
         if quota is None:
             if len(self._known) >= MAX_BUCKETS:
@@ -130,7 +137,8 @@ class Quotas:
         grace = self._grace_seconds if now < self._grace_until else 0.0
         bucket = self._buckets.get(customer)
         if bucket is None:
-            if len(self._buckets) >= MAX_BUCKETS:  # a customer that is not watched begins with a full one
+            # Only buckets of watched customers matter: any other customer begins again with a full one.
+            if len(self._buckets) >= MAX_BUCKETS:
                 self._buckets = {one: self._buckets[one] for one in self.watched if one in self._buckets}
             bucket = self._buckets[customer] = Bucket(now, grace)
         else:

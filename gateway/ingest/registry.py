@@ -1,5 +1,6 @@
-"""What ingest tells of devices: kept in memory as batches are committed, written beside them. It costs no
-commit anything, and a process that is killed loses some seconds of freshness and nothing else.
+"""The registry of devices: keeps in memory what devices sent as batches are committed, and writes it every
+few seconds beside the commits. No commit waits for it. A process that is killed loses some seconds of
+freshness and nothing else.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import final
 import structlog
 
 from gateway import clock
-from gateway.ingest.upkeep import unheard
+from gateway.ingest.upkeep import ignore_excess
 from gateway.model.errors import StoreError, StoreRejected
 from gateway.model.pressure import Pressure
 from gateway.model.quota import Excess, QuotaKind
@@ -26,38 +27,44 @@ from gateway.store.telemetry import Sample
 log = structlog.get_logger(__name__)
 
 WRITE_SECONDS = 5.0
-"""Between two rounds, and so between two writes of one device at least."""
+"""Between two rounds: no device is written more often."""
 
 MAX_WRITTEN = 2_500
-"""Devices of a round: of more that send, those wait longest that were written last. Bounds what it costs
-PostgreSQL. Half of them while acknowledgements are late.
+"""Devices that one round writes, which bounds what it costs PostgreSQL. The others are written by the next
+rounds, those that have waited longest first. While acknowledgements are late a round writes half of them.
 """
 
 SLICE = 500
 SLICE_BYTES = 1 << 20
+"""Devices, and bytes of their metrics, that one statement writes."""
+
 ROUND_BYTES = 8 << 20
 MAX_WAITING = 100_000
+"""Devices that are kept in memory until they are written."""
+
 MAX_TEXT = 256
-"""Characters of a text that are kept as a last value."""
+"""Characters of a text that are stored as a last value."""
 
 MAX_SHAPES = 10_000
-"""Sets of metrics that are kept once for all the devices that send them."""
+"""Sets of metrics that are kept in memory, each once for all the devices that send it."""
 
 Shape = dict[str, type]
 """The kind of each metric of a device: bool, str or float."""
 
 
 _Plain = tuple[int, int, int, int, int, float | None, Metrics]
-"""What a device sent since it was written last, where all of it came in order and has the same names, as most
-does: first and last time, first and last receipt, how many samples, seconds in which nothing was read of its
-partition, and the last metrics. A tuple is made, and replaced, in a third of the time that an object takes.
+"""What a device sent since it was written last, where all of its samples came in order and have the same
+names, as is usual: first and last time, first and last receipt (all in microseconds since the epoch), how
+many samples, seconds in which nobody listened to its partition, and the last metrics. A plain tuple, for to
+make and replace one takes a third of the time that an object takes.
 """
 
 
 @final
 class _Waiting:
-    """The same of a device whose samples are of several kinds, or came out of order. `latest`: the metrics of
-    its last sample as they came; `values` and `times` are of all before.
+    """The same as `_Plain` for a device whose samples have different names or came out of order. `latest` has
+    the metrics of its last sample; `values` and `times` have the metrics of all samples before, and when each
+    was sent.
     """
 
     __slots__ = ("first", "last", "latest", "samples", "seen", "since", "times", "unheard", "values")
@@ -68,7 +75,7 @@ class _Waiting:
         self.times: dict[str, int] = {}
 
     def take(self, at: int, metrics: Metrics, received: int, unheard: float | None) -> None:
-        """One more sample."""
+        """Adds a sample."""
         self.samples += 1
         self.unheard = unheard
         self.seen = max(self.seen, received)
@@ -81,7 +88,7 @@ class _Waiting:
         self.latest = metrics
 
     def settle(self) -> None:
-        """Moves the last sample to the rest; `latest` is empty then."""
+        """Moves the metrics of the last sample to those of the others, and leaves `latest` empty."""
         self.values.update(self.latest)
         self.times.update(dict.fromkeys(self.latest, self.last))
         self.latest = {}
@@ -89,7 +96,9 @@ class _Waiting:
             self.trim()
 
     def fold(self, at: int, metrics: Metrics) -> None:
-        """Takes a sample that is older than the last one: only what is news."""
+        """Adds a sample that is older than the last one: only metrics that are newer than those that are
+        held.
+        """
         self.first = min(self.first, at)
         for name, value in metrics.items():
             if at >= self.times.get(name, at):
@@ -99,50 +108,57 @@ class _Waiting:
             self.trim()
 
     def trim(self, most: int = MAX_METRICS_PER_DEVICE) -> None:
-        """Keeps the metrics that came last."""
+        """Keeps only the metrics that were sent last."""
         kept = sorted(self.times, key=lambda name: self.times[name], reverse=True)[:most]
         self.values = {name: self.values[name] for name in kept}
         self.times = {name: self.times[name] for name in kept}
 
 
 class Registry:
-    """Takes what was committed, by one loop; `run` writes it."""
+    """Notes what was committed, in the event loop; `run` writes it."""
 
     def __init__(self, database: Database, pressure: Pressure | None = None) -> None:
-        """`database` is best not the one of the commits: they wait for nothing here. `pressure`: of the
-        ingest that tells; while acknowledgements are late a round is smaller.
+        """`database` should not be the one of the commits, so that they wait for nothing here. `pressure`: of
+        the ingest of this process; while acknowledgements are late a round is smaller.
         """
         self._database = database
         self._pressure = pressure or Pressure()
         self._quotas = QuotasSettings()
-        self._tell: Callable[[Excess], None] = unheard
+        self._on_excess: Callable[[Excess], None] = ignore_excess
         self._waiting: dict[tuple[str, str], _Plain | _Waiting] = {}
         self._named: dict[tuple[str, str], tuple[str | None, str]] = {}
         self._writing: int | None = None
+        """The first receipt of what is being written; None while nothing is."""
         self._known: dict[tuple[str, str], Shape] = {}
         self._shapes: dict[frozenset[tuple[str, type]], Shape] = {}
 
-    def bound(self, settings: QuotasSettings, tell: Callable[[Excess], None]) -> None:
-        """So many metrics of a device are known from now on; `tell` of devices that have more."""
-        self._quotas, self._tell = settings, tell
+    def limit_metrics(self, quotas: QuotasSettings, on_excess: Callable[[Excess], None]) -> None:
+        """Keeps as many metrics of a device as its quota allows, from now on. `on_excess` is called for
+        devices that have more.
+        """
+        self._quotas = quotas
+        self._on_excess = on_excess
 
     def introduce(self, customer: str, device: str, title: str | None, source: str) -> None:
-        """Tells whence a device comes, and its name where that is not its id."""
+        """Notes the source of a device, and its name where that is not its id."""
         if len(self._named) >= MAX_WAITING:
-            self._named.clear()  # of devices that were refused, or have not sent since: told again at a start
+            # They are of devices that were refused or have sent nothing since. A start introduces them again.
+            self._named.clear()
         self._named[customer, device] = (title, source)
 
     def complete_until(self, now: int) -> int:
-        """Up to when everything that was noted is written, in microseconds: what waits
-        longest stands first.
-        """
-        oldest = next(iter(self._waiting.values()), None)
-        waits = now if oldest is None else _since(oldest)
-        return min(now, waits, now if self._writing is None else self._writing)
+        """Up to when everything that was noted is written, in microseconds since the epoch; at most `now`."""
+        until = now
+        longest_waiting = next(iter(self._waiting.values()), None)
+        if longest_waiting is not None:
+            until = min(until, _since(longest_waiting))
+        if self._writing is not None:
+            until = min(until, self._writing)
+        return until
 
     def note(self, samples: Iterable[Sample], unheard: float | None = None) -> None:
-        """Takes samples that are stored. The hot path: a third of a microsecond each. `unheard`: seconds in
-        which nothing was read of their partition.
+        """Notes samples that are stored. This is a hot path: it takes a third of a microsecond for each.
+        `unheard`: in how many seconds nobody listened to their partition.
         """
         waiting = self._waiting
         for (customer, device, at), metrics, received in samples:
@@ -162,31 +178,32 @@ class Registry:
             held.take(at, metrics, received, unheard)
 
     async def run(self) -> None:
-        """Writes until cancelled."""
+        """Writes a round every few seconds until cancelled."""
         while True:
             await asyncio.sleep(WRITE_SECONDS)
             await self.flush()
 
     async def flush(self) -> None:
-        """One round: those that have waited longest. A database that is away is waited for until the next
-        one.
+        """Writes one round: the devices that have waited longest. Where the database is away they wait for
+        the next round.
         """
         written = size = 0
-        # as sync yields (ADR 30): who reads it can wait, and in a backlog nobody is judged to be silent
+        # It yields to acknowledgements as sync does (ADR 30): people can wait for what it writes, and no
+        # device is judged to be silent while there is a backlog.
         most = MAX_WRITTEN * self._pressure.share(now=clock.monotonic())
         while self._waiting and written < most and size < ROUND_BYTES:
             part, payloads = self._take()
             self._writing = min(seen.since for seen in part)
             try:
                 await self._write(part, payloads)
-            except StoreRejected as error:  # what is stored already is not lost with it
+            except StoreRejected as error:  # only freshness is lost: the samples are stored
                 log.warning("ingest.devices_not_written", devices=len(part), detail=str(error))
             except StoreError as error:
                 log.debug("ingest.devices_deferred", devices=len(part), detail=str(error))
                 self._put_back(part)
                 return
             else:
-                self._know(part)
+                self._note_known(part)
             finally:
                 self._writing = None
             written += len(part)
@@ -199,10 +216,14 @@ class Registry:
             first = dict(sorted(beyond, reverse=True))
             for customer, device in sorted(first.items()):
                 allowed = self._quotas.of(customer).metrics_per_device
-                self._tell(Excess(customer=customer, kind=QuotaKind.METRICS, allowed=allowed, device=device))
+                self._on_excess(
+                    Excess(customer=customer, kind=QuotaKind.METRICS, allowed=allowed, device=device)
+                )
 
     def _take(self) -> tuple[list[Seen], list[bytes]]:
-        """The next slice, and what of it is written; taken out, so that what comes meanwhile waits anew."""
+        """Takes the next slice out, and its metrics as they are written. What comes meanwhile waits for
+        another round.
+        """
         part: list[Seen] = []
         payloads: list[bytes] = []
         size = 0
@@ -220,14 +241,15 @@ class Registry:
         return part, payloads
 
     def _seen(self, key: tuple[str, str], most: int) -> Seen:
-        """What waits of a device, taken out."""
+        """Takes out what waits of a device. At most `most` of its metrics are kept."""
         is_cut = False
         held = self._waiting.pop(key)
         if type(held) is not _Waiting and len(held[-1]) > most:
             held = _Waiting(held)
         if type(held) is _Waiting:
             held.settle()
-            if is_cut := len(held.times) > most:
+            is_cut = len(held.times) > most
+            if is_cut:
                 held.trim(most)
             first, last, since, seen = held.first, held.last, held.since, held.seen
             samples, silent, values, times = held.samples, held.unheard, held.values, held.times
@@ -254,7 +276,7 @@ class Registry:
         )
 
     def _put_back(self, part: list[Seen]) -> None:
-        """What came meanwhile is newer, and is told on top of it."""
+        """Puts back what could not be written, below what has come meanwhile, which is newer."""
         for seen in part:
             key = seen.customer, seen.device
             if seen.source is not None:
@@ -273,11 +295,13 @@ class Registry:
             newer.last, newer.seen = max(newer.last, seen.last), max(newer.seen, seen.seen)
             newer.first, newer.since = min(newer.first, seen.first), min(newer.since, seen.since)
             newer.samples += seen.samples
-        # what waits longest stands first again: by it is told up to when all is written
+        # `complete_until` wants the device that has waited longest first.
         self._waiting = dict(sorted(self._waiting.items(), key=lambda item: _since(item[1])))
 
-    def _know(self, part: Iterable[Seen]) -> None:
-        """What these have sent is held, and no news any more. Equal sets of metrics are one in memory."""
+    def _note_known(self, part: Iterable[Seen]) -> None:
+        """Remembers which metrics these devices have sent: they are written, and no news any more. Devices
+        with the same set of metrics share it in memory.
+        """
         if len(self._known) > MAX_WAITING or len(self._shapes) > MAX_SHAPES:
             self._known.clear()
             self._shapes.clear()
@@ -296,7 +320,7 @@ def _opened(held: _Plain | _Waiting) -> _Waiting:
 
 
 def _since(held: _Plain | _Waiting) -> int:
-    """Its first receipt."""
+    """The first receipt of what waits."""
     return held.since if type(held) is _Waiting else held[2]
 
 
@@ -306,8 +330,8 @@ def _kind(value: Value) -> type:
 
 
 def _is_news(known: Shape | None, values: Metrics) -> bool:
-    """Whether something of it is not known, or of another kind: only then is it
-    compared with what is held.
+    """Whether a metric is not known or has another kind than before. Only then the database compares them
+    with what it holds.
     """
     if known is None:
         return True
@@ -319,7 +343,9 @@ def _is_news(known: Shape | None, values: Metrics) -> bool:
 
 
 def _shortened(metrics: Metrics) -> Metrics:
-    """With its texts cut; they have a kilobyte at most while they wait, as any that was decoded."""
+    """The metrics with long texts cut. While they wait a text has a kilobyte at most, as any that was
+    decoded.
+    """
     if any(type(value) is str and len(value) > MAX_TEXT for value in metrics.values()):
         return {name: value[:MAX_TEXT] if type(value) is str else value for name, value in metrics.items()}
     return metrics

@@ -135,11 +135,11 @@ class Replay:
         Raises StoreError.
         """
         self._decoder.customer_of(topic)  # a topic that it has met
-        mail = self._decoder.mail_of(topic)
-        if mail is None:
+        node_topic = self._decoder.node_topic_of(topic)
+        if node_topic is None:
             return {}
-        found = await sparkplug_store.load(self._database, [mail.node])
-        return {mail.node: found.get(mail.node) or Node()}
+        found = await sparkplug_store.load(self._database, [node_topic.node])
+        return {node_topic.node: found.get(node_topic.node) or Node()}
 
     async def _read(self, kept: KeptDeadLetter, received_at: int) -> list[Row]:
         """Raises DecodeError and StoreError."""

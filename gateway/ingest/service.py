@@ -1,4 +1,6 @@
-"""The ingest service: divides partitions between replicas by leases, and runs those that are ours."""
+"""The ingest service divides the partitions between replicas by leases, and runs those that this replica
+holds.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +10,12 @@ from contextlib import suppress
 import structlog
 
 from gateway import clock
-from gateway.ingest.decode import FormerIntake, unknown
+from gateway.ingest.decode import FormerIntake, ignore_device
 from gateway.ingest.intake import Intake
 from gateway.ingest.partition import Partition
 from gateway.ingest.quotas import Quotas
 from gateway.ingest.registry import Registry
-from gateway.ingest.upkeep import Upkeep
+from gateway.ingest.upkeep import QuotaUpkeep
 from gateway.model.errors import BrokerRefused, LeaseLost, StoreError
 from gateway.model.moving import Moves
 from gateway.model.pressure import Pressure
@@ -28,12 +30,12 @@ log = structlog.get_logger(__name__)
 
 HEARD_SECONDS = 5.0
 BREAK_SECONDS = 15.0
-"""Between two words that a partition was listened to: more is a break."""
+"""Where more time than this passes between two notes that a partition was listened to, nobody listened."""
 
 
 class Ingest:
-    """Telemetry from MQTT to committed rows. `run` until cancelled; `stop` ends it without losing what is in
-    hand. `reload` changes what is taken while it runs.
+    """Takes telemetry from MQTT and commits it. `run` works until it is cancelled; `stop` ends it, and
+    commits what is in hand before. `reload` changes what is taken while it runs.
     """
 
     def __init__(
@@ -45,8 +47,8 @@ class Ingest:
         pressure: Pressure | None = None,
         registry: Registry | None = None,
     ) -> None:
-        """`database` is best its own: commits wait for nobody else's sessions. `pressure` is told how they
-        fare, `registry` of which devices they are.
+        """`database` should be used by nobody else, so that commits wait for no other work. `pressure` is
+        told how long acknowledgements take, `registry` which devices sent something.
         """
         self._pressure = pressure
         self._registry = registry
@@ -54,50 +56,57 @@ class Ingest:
         self._database = database
         self._replica = replica
         self._lease_seconds = settings.sync.lease.total_seconds()
-        self._introduce = unknown if registry is None else registry.introduce
-        self._configured, self._moves, self._knows_moves = settings, Moves(), False
+        self._introduce = ignore_device if registry is None else registry.introduce
+        self._configured = settings
+        """As they were read. `settings` has the customers that moved in besides, without those that moved
+        away.
+        """
+        self._moves = Moves()
+        self._knows_moves = False
         self._reloading = asyncio.Lock()
         self._intake = Intake.of(settings, self._introduce)
-        self._next: Intake | None = None  # while it is being subscribed beside
+        self._next: Intake | None = None
+        """The intake that is being subscribed beside the one in force; None while no change is under way."""
         self._former = FormerIntake()
         self._decoder = self._intake.decoder()
         self._ours: dict[int, tuple[Partition, asyncio.Task[None]]] = {}
+        """The partitions of this replica, by number, each with the task that runs it."""
         self._elsewhere: set[int] = set()
-        self._upkeep = Upkeep(settings.quotas, database, self._fill)
+        self._upkeep = QuotaUpkeep(settings.quotas, database, self._set_full)
         self._full: frozenset[str] = frozenset()
         if registry is not None:
-            registry.bound(settings.quotas, self._upkeep.note)
+            registry.limit_metrics(settings.quotas, self._upkeep.add_excess)
         self._stopping = asyncio.Event()
-        self._look = asyncio.Event()
+        self._wake = asyncio.Event()
 
     def wake(self) -> None:
-        """A lease may be free: looks at once."""
-        self._look.set()
+        """Looks for free leases at once."""
+        self._wake.set()
 
     @property
     def settings(self) -> Settings:
-        """By which messages are taken now."""
+        """The settings by which messages are taken now."""
         return self._intake.settings
 
     async def reload(self, settings: Settings) -> None:
-        """Takes the sources and customers of these settings from now on, on the sessions that live (ADR 40).
+        """Takes in by these settings from now on, without ending a session (ADR 40).
 
-        First every session subscribes what is new beside what it holds, and only when all of them did the old
-        is unsubscribed: a filter that goes from one partition to another is held by one of them at any time.
-        Raises BrokerRefused and StoreError; then everything is as before.
+        First every session subscribes what is new beside what it holds. Only when all of them have done so,
+        what is old is unsubscribed: so a filter that goes from one partition to another is held by one of
+        them at any time. Raises BrokerRefused and StoreError; then everything is as before.
         """
         async with self._reloading:
-            await self._take(settings, self._moves)
+            await self._change_intake(settings, self._moves)
             self._configured = settings
 
-    async def _follow(self) -> None:
-        """Takes the messages of customers that moved in, and no more those of customers that moved away,
-        until cancelled. Beside the leases: the broker may take long to grant what is asked, and no lease
-        waits for it.
+    async def _follow_moves(self) -> None:
+        """Until cancelled: takes the messages of customers that moved in, and those of customers that moved
+        away no more. A task of its own, for the broker may take long to grant a filter, and no lease may wait
+        for it.
         """
         while True:
             try:
-                await self._look_who_moved()
+                await self._apply_moves()
                 if not self._knows_moves:
                     self._knows_moves = True
                     self.wake()
@@ -105,33 +114,32 @@ class Ingest:
                 log.debug("ingest.leases_deferred", detail=str(error))
             await asyncio.sleep(self._lease_seconds / 3)
 
-    async def _look_who_moved(self) -> None:
-        """Whatever the configuration lists. Raises StoreError."""
+    async def _apply_moves(self) -> None:
+        """Makes the customers that are taken those of the configuration, with who moved in and without who
+        moved away. Raises StoreError.
+        """
         async with self._reloading:
             moves = await moving.moves(self._database)
             if moves == self._moves:
                 return
             try:
-                await self._take(self._configured, moves)
-            except BrokerRefused as error:  # asked again: whoever moves a customer waits for its mark
+                await self._change_intake(self._configured, moves)
+            except BrokerRefused as error:  # tried again, while whoever moves the customer waits for its mark
                 log.warning("ingest.move_deferred", detail=str(error))
                 return
             self._moves = moves
             log.info("ingest.customers_moved", here=sorted(moves.here), away=sorted(moves.away))
 
-    async def _take(self, configured: Settings, moves: Moves) -> None:
+    async def _change_intake(self, configured: Settings, moves: Moves) -> None:
         customers = moves.among(configured.customers)
         settings = configured.model_copy(update={"customers": customers})
-        before, wanted = self._intake, Intake.of(settings, self._introduce)
-        own = before.settings
-        if (own.telemetry.sources, own.customers, own.quotas) == (
-            settings.telemetry.sources,
-            settings.customers,
-            settings.quotas,
-        ):
+        before = self._intake
+        if _taken_by(before.settings) == _taken_by(settings):
             return
+        wanted = Intake.of(settings, self._introduce)
         self._next = wanted
-        # until all is granted the sources in force come first, and the others take what only they match
+        # Until every filter is granted the sources in force come first. New sources take what only they
+        # match.
         self._decoder = before.decoder(
             FormerIntake(
                 sources=before.beside((*wanted.sources, *self._former.sources)),
@@ -143,52 +151,57 @@ class Ingest:
             for number, (partition, _) in list(self._ours.items()):
                 await partition.subscribe(wanted.filters(number), self._decoder)
         except (BrokerRefused, StoreError):
-            await self._undo(before, wanted)
+            await self._undo_change(before, wanted)
             raise
-        self._former = self._left_by(before, wanted)
-        await self._force(wanted)
+        self._former = self._former_intake(before, wanted)
+        await self._put_in_force(wanted)
 
-    async def _undo(self, before: Intake, wanted: Intake) -> None:
-        self._next, self._decoder = None, before.decoder()
+    async def _undo_change(self, before: Intake, wanted: Intake) -> None:
+        self._next = None
+        self._decoder = before.decoder()
         self._former = FormerIntake(
             sources=before.beside((*wanted.sources, *self._former.sources)), customers=self._former.customers
         )
         for number, (partition, _) in list(self._ours.items()):
-            with suppress(BrokerRefused):  # what it had granted; the next connection asks again
+            with suppress(BrokerRefused):  # of filters that it had granted; the next connection asks again
                 await partition.subscribe(before.filters(number), self._decoder)
-        await self._force(before)
+        await self._put_in_force(before)
 
-    async def _force(self, intake: Intake) -> None:
-        self._intake, self._next, self._decoder = intake, None, intake.decoder()
+    async def _put_in_force(self, intake: Intake) -> None:
+        self._intake = intake
+        self._next = None
+        self._decoder = intake.decoder()
         former = self._former
         overlapping = intake.decoder(former) if former.sources or former.customers else self._decoder
-        self._bound(intake)
+        self._apply_quotas(intake)
         for partition, _ in list(self._ours.values()):
             await partition.unsubscribe_former(overlapping, self._decoder)
 
-    def _bound(self, intake: Intake) -> None:
-        """Puts its quotas in force."""
+    def _apply_quotas(self, intake: Intake) -> None:
+        """Puts the quotas of the intake in force."""
         self._upkeep.reload(intake.settings.quotas)
         for number, (partition, _) in self._ours.items():
             partition.quotas.reload(intake.settings.quotas, intake.owner(number))
         if self._registry is not None:
-            self._registry.bound(intake.settings.quotas, self._upkeep.note)
+            self._registry.limit_metrics(intake.settings.quotas, self._upkeep.add_excess)
 
-    def _fill(self, customers: frozenset[str]) -> None:
+    def _set_full(self, customers: frozenset[str]) -> None:
         self._full = customers
         for partition, _ in self._ours.values():
-            partition.quotas.fill(customers)
+            partition.quotas.set_full(customers)
 
-    def _left_by(self, before: Intake, wanted: Intake) -> FormerIntake:
-        """What only messages under filters that are unsubscribed can still need."""
+    def _former_intake(self, before: Intake, wanted: Intake) -> FormerIntake:
+        """Sources and customers that only messages for unsubscribed filters still need."""
         gone = {*before.settings.customers, *self._former.customers} - set(wanted.settings.customers)
         return FormerIntake(
             sources=wanted.beside((*before.sources, *self._former.sources)),
-            # one partition has no filters of single customers: whoever is not listed is refused at once
+            # A single partition has no filters of single customers: one that is not listed is refused at
+            # once.
             customers=frozenset(gone if wanted.settings.broker.partitions > 1 else ()),
         )
 
-    def _settle(self) -> None:
+    def _settle_partitions(self) -> None:
+        """Forgets what was configured before, once no partition needs it any more."""
         for partition, _ in self._ours.values():
             partition.settle()
         if self._next is None and all(partition.is_settled for partition, _ in self._ours.values()):
@@ -196,25 +209,26 @@ class Ingest:
 
     @property
     def connected(self) -> bool:
-        """Whether every partition is served: by a live session of ours, or by another replica."""
+        """Whether every partition is served, by a live session of this replica or by another replica."""
         ours = all(partition.connected for partition, _ in self._ours.values())
         return ours and len(self._ours) + len(self._elsewhere) == self._settings.broker.partitions
 
     @property
-    def listens(self) -> bool:
-        """Whether a live session of ours takes in what devices send."""
+    def is_listening(self) -> bool:
+        """Whether this replica holds partitions, and each of them has a live session."""
         return bool(self._ours) and all(partition.connected for partition, _ in self._ours.values())
 
-    async def attend(self) -> None:
-        """Says, now and then, up to when all that devices sent is known, until cancelled. A break in it is
-        time in which nobody listened: no device is silent for that.
+    async def note_hearing(self) -> None:
+        """Until cancelled: notes every few seconds up to when all that devices sent is known. Time that is
+        missing between two notes is time in which nobody listened, and is no silence of a device.
         """
         while True:
             await asyncio.sleep(HEARD_SECONDS)
             now = clock.now_microseconds()
             written = now if self._registry is None else self._registry.complete_until(now)
             for number, (partition, _) in list(self._ours.items()):
-                if (until := partition.heard_until(now)) is None:
+                until = partition.heard_until(now)
+                if until is None:
                     continue
                 at = from_microseconds(min(until, written))
                 try:
@@ -223,46 +237,53 @@ class Ingest:
                     log.debug("ingest.hearing_not_noted", partition=number, detail=str(error))
 
     async def run(self) -> None:
-        """Claims partitions and keeps their leases. The database away drops no session. Raises BrokerRefused,
-        or what killed a partition.
+        """Claims partitions and keeps their leases. Sessions stay up while the database is away. Raises
+        BrokerRefused, or the error that ended a partition.
         """
         async with asyncio.TaskGroup() as group:
             beside = [
                 group.create_task(self._upkeep.run(), name="quotas"),
-                group.create_task(self._follow(), name="moves"),
+                group.create_task(self._follow_moves(), name="moves"),
             ]
             while not self._stopping.is_set():
-                self._look.clear()
-                self._settle()
+                self._wake.clear()
+                self._settle_partitions()
                 try:
-                    if self._knows_moves:  # else a session would unsubscribe the filters of who moved in
-                        await self._divide(group)
-                        await self._note_up()
+                    if (
+                        self._knows_moves
+                    ):  # else a session would unsubscribe filters of customers that moved in
+                        await self._divide_partitions(group)
+                        await self._note_live_sessions()
                 except StoreError as error:
                     log.debug("ingest.leases_deferred", detail=str(error))
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._lease_seconds / 3):
-                        await self._look.wait()
+                        await self._wake.wait()
             for task in beside:
                 task.cancel()
 
     async def stop(self) -> None:
-        """Stops every session in order and gives the leases back."""
+        """Stops every session in good order, and releases the leases."""
         self._stopping.set()
         self.wake()
-        with suppress(StoreError):  # others take our share once we are not seen any more
+        with suppress(StoreError):  # else others take our share when we have not been seen for a while
             await presence.leave(self._database, self._replica, self._lease_seconds)
         for number in list(self._ours):
             await self._give_up(number)
 
-    async def _note_up(self) -> None:
-        if sessions := [up for partition, _ in self._ours.values() if (up := partition.up) is not None]:
-            await store_sessions.note_up(self._database, sessions)
+    async def _note_live_sessions(self) -> None:
+        sessions = [partition.live_session for partition, _ in self._ours.values()]
+        live = [session for session in sessions if session is not None]
+        if live:
+            await store_sessions.note_up(self._database, live)
 
-    async def _divide(self, group: asyncio.TaskGroup) -> None:
+    async def _divide_partitions(self, group: asyncio.TaskGroup) -> None:
+        """Claims free partitions up to this replica's share, renews the leases of those that it holds, and
+        gives up what it holds beyond its share.
+        """
         count = self._settings.broker.partitions
         replicas = await presence.replicas_seen(self._database, self._replica, self._lease_seconds)
-        share = -(-count // replicas)
+        share = -(-count // replicas)  # rounded up, so that every partition has somebody
         for number in range(count):
             held = number in self._ours
             if not held and len(self._ours) >= share:
@@ -274,7 +295,8 @@ class Ingest:
                 continue
             term = await leases.claim(self._database, f"ingest/{number}", self._replica, self._lease_seconds)
             if number in self._ours and self._ours[number][0].term != term:
-                # also when it is ours again: what that session holds another replica may have stored since
+                # Also where a new term of it is ours: another replica may have stored since what it has in
+                # hand.
                 await self._lose(number)
             if term is None:
                 self._elsewhere.add(number)
@@ -291,7 +313,7 @@ class Ingest:
     def _serve(self, group: asyncio.TaskGroup, number: int, term: Term) -> None:
         intake = self._next or self._intake
         quotas = Quotas(self._intake.settings.quotas, owner=intake.owner(number))
-        quotas.fill(self._full)
+        quotas.set_full(self._full)
         partition = Partition(
             self._settings,
             self._database,
@@ -312,12 +334,12 @@ class Ingest:
         log.info("ingest.partition_claimed", partition=number)
 
     async def _run(self, number: int, partition: Partition) -> None:
-        """Ends with the term. What it had in hand is not acknowledged, so the broker gives it to the
-        successor.
+        """Runs a partition until its term ends. What it had in hand is not acknowledged, so the broker sends
+        it to the successor.
         """
         try:
             await partition.run()
-        except LeaseLost:  # found by a commit; a claim may have found it, and said so, just before
+        except LeaseLost:  # a commit found it; where a claim found it just before, that has logged it
             if number in self._ours and self._ours[number][0] is partition:
                 del self._ours[number]
                 self._elsewhere.add(number)
@@ -332,3 +354,8 @@ class Ingest:
         await asyncio.wait({task})
         with suppress(StoreError):  # a lease that is not released runs out
             await leases.release(self._database, f"ingest/{number}", self._replica)
+
+
+def _taken_by(settings: Settings) -> tuple[object, ...]:
+    """The settings that decide what is taken in: where they are equal a reload changes nothing."""
+    return settings.telemetry.sources, settings.customers, settings.quotas

@@ -1,8 +1,8 @@
-"""One TCP connection of an ingest session: CONNECT, keepalive, back-pressure, acknowledgements. What it
-subscribes, which can change while it lives, is in `gateway.ingest.subscriptions`.
+"""One TCP connection of an ingest session: it connects, keeps alive, pauses reading, and acknowledges. What
+it subscribes, which can change while it lives, is in `gateway.ingest.subscriptions`.
 
-An acknowledgement belongs to the connection object on which its message arrived. What happens after the end
-of a connection is the partition's to decide.
+A message is acknowledged on the connection object on which it arrived. What happens after the end of a
+connection is the partition's to decide.
 """
 
 from __future__ import annotations
@@ -30,14 +30,15 @@ log = structlog.get_logger(__name__)
 DROPPED_TOPIC = "$SYS/broker/publish/messages/dropped"
 PINGREQ = b"\xc0\x00"
 CLOSING_SECONDS = 2.0
-"""How long a DISCONNECT may take to leave on a link that may be dead."""
+"""How long we wait for the broker to close after a DISCONNECT: the link may be dead."""
 UNREAD_BYTES = 1 << 16
-TURN_BYTES = 256 << 10
-"""What is read in one turn of the loop, about. Where a broker sends faster than it is read one read has
-megabytes, and libuv reads on while there is more: the answers of the database would wait for that, and by
-them the commits that the messages before wait for.
-"""
+"""The size of the buffer into which is read what comes after our DISCONNECT."""
 
+TURN_BYTES = 256 << 10
+"""About how many bytes are read in one turn of the event loop. A broker can send faster than we read. libuv
+would then read megabytes before anything else has its turn, and the answers of the database would wait for
+that: so would the commits of the messages that were read before.
+"""
 
 REFUSING = frozenset(
     {
@@ -49,11 +50,11 @@ REFUSING = frozenset(
         "BAD_AUTHENTICATION_METHOD",
     }
 )
-"""What no waiting can change."""
+"""Reasons of a refusal that no waiting changes."""
 
 
 class IngestSession(asyncio.BufferedProtocol):
-    """Lives as long as its TCP connection. `closed` is set when that is gone, with the reason."""
+    """Lives as long as its TCP connection. When that is gone `closed` has the reason."""
 
     def __init__(self, broker: BrokerSettings, subscription: Subscription, pipeline: Pipeline) -> None:
         self._broker = broker
@@ -72,7 +73,7 @@ class IngestSession(asyncio.BufferedProtocol):
         self._yields = False
         self._finishing = False
         self._unread: memoryview | None = None
-        """Where what still comes is thrown away, once DISCONNECT is said."""
+        """A buffer for what comes after our DISCONNECT and is thrown away; None before."""
         self._introduced = False
         self._certificate = StateCertificate(subscription.state_topic, clock.now_microseconds() // 1000)
         self._reason = "the connection was closed without a word"
@@ -86,7 +87,7 @@ class IngestSession(asyncio.BufferedProtocol):
         return self._write(packets)
 
     def pause(self) -> None:
-        """Reads nothing until `resume`; the keepalive goes on."""
+        """Reads nothing until `resume`. Keepalives are still sent."""
         if not self._paused and not self._is_over:
             self._paused = True
             if not self._yields:
@@ -94,7 +95,7 @@ class IngestSession(asyncio.BufferedProtocol):
             metrics.READING_PAUSED.labels(str(self._subscription.partition)).set(1)
 
     def resume(self) -> None:
-        """Reads on, unless `finish` was said."""
+        """Reads again, unless `finish` was called."""
         if self._finishing:
             return
         if self._paused and not self._is_over:
@@ -116,19 +117,22 @@ class IngestSession(asyncio.BufferedProtocol):
         return self._introduced and self._write(mqtt5.PublishPacket(topic, payload).write())
 
     def tell_state(self, *, online: bool) -> None:
-        """Tells that the host application of Sparkplug lives, or that it ends, where that is for this session
-        to say.
+        """Tells that the Sparkplug host application lives, or that it ends, where this session is the one to
+        tell.
         """
-        told = self._certificate
-        self._write(told.birth() if online else told.death(clock.now_microseconds() // 1000))
+        if online:
+            packet = self._certificate.birth()
+        else:
+            packet = self._certificate.death(clock.now_microseconds() // 1000)
+        self._write(packet)
 
     # --- asyncio.BufferedProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Introduces us."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        """Sends CONNECT."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's does not inherit from it
         password = self._broker.password
-        lasts = self._broker.session_expiry.total_seconds() if self._subscription.is_lasting else 0
+        expiry_seconds = self._broker.session_expiry.total_seconds() if self._subscription.is_lasting else 0
         connect = mqtt5.ConnectPacket(
             self._subscription.client_id,
             username=self._broker.username,
@@ -136,18 +140,20 @@ class IngestSession(asyncio.BufferedProtocol):
             clean_start=not self._subscription.is_lasting,
             will=self._certificate.will(),
             keep_alive=max(1, round(self._keepalive)),
-            session_expiry_interval=min(round(lasts), 0xFFFFFFFF),
+            session_expiry_interval=min(round(expiry_seconds), 0xFFFFFFFF),
             receive_max=self._broker.receive_maximum,
             topic_alias_max=0,
         )
         self._transport.write(connect.write())
 
     def get_buffer(self, _sizehint: int) -> memoryview:
-        """Where the next bytes go."""
-        return self._framer.buffer()[:TURN_BYTES] if self._unread is None else self._unread
+        """Where the transport writes the next bytes."""
+        if self._unread is not None:
+            return self._unread
+        return self._framer.buffer()[:TURN_BYTES]
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Takes what came: messages to the pipeline in one call, control packets one by one."""
+        """Takes the packets of one read: messages go to the pipeline together, control packets one by one."""
         self._heard_monotonic = clock.monotonic()
         if self._unread is not None:
             return
@@ -157,6 +163,7 @@ class IngestSession(asyncio.BufferedProtocol):
                 if type(packet) is mqtt5.PublishPacket:
                     self._take(packet, messages)
                 else:
+                    # These go to the pipeline as well, and the messages before them come first.
                     if messages and type(packet) in (Oversized, UnreadablePublish):
                         self._pipeline.receive(self, messages)
                         messages = []
@@ -174,17 +181,20 @@ class IngestSession(asyncio.BufferedProtocol):
             asyncio.get_running_loop().call_soon(self._read_on)
 
     def _read_on(self) -> None:
-        """The next turn, unless reading stands; what comes behind the end is read all the same."""
-        self._turn_bytes, self._yields = 0, False
+        """Reads in the next turn of the loop, unless reading is paused. What comes after our DISCONNECT is
+        read even then.
+        """
+        self._turn_bytes = 0
+        self._yields = False
         if not self._transport.is_closing() and (not self._paused or self._unread is not None):
             self._transport.resume_reading()
 
     def eof_received(self) -> bool:
-        """The broker ended the connection."""
+        """The broker ended the connection. False: the transport closes itself."""
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tells whoever waits."""
+        """The connection is gone: tells whoever waits for it."""
         metrics.READING_PAUSED.labels(str(self._subscription.partition)).set(0)
         if self._ping is not None:
             self._ping.cancel()
@@ -197,17 +207,18 @@ class IngestSession(asyncio.BufferedProtocol):
     # --- what is subscribed
 
     async def until_ready(self, seconds: float) -> None:
-        """Returns when the broker has granted what is subscribed. Raises BrokerRefused, ConnectionError with
-        its subclasses, and TimeoutError where neither an answer nor a message comes for so long.
+        """Returns when the broker has granted our subscriptions. Raises BrokerRefused, ConnectionError with
+        its subclasses, and TimeoutError where neither an answer nor a message comes for `seconds`.
 
-        A broker may send what it has queued before it grants anything: a long queue is no silence, and a
-        session that was given up for it would meet the same queue again. Nor is it one while we read nothing.
+        A broker may send its whole queue before it grants anything, so messages count as a sign of life: the
+        next session would meet the same queue again. Time in which we read nothing does not count either.
         """
         ready = self._subscriptions.ready
         while not ready.done():
             if self._paused or self._pipeline.is_holding:
                 self._fed_monotonic = clock.monotonic()
-            if (left := self._fed_monotonic + seconds - clock.monotonic()) <= 0:
+            left = self._fed_monotonic + seconds - clock.monotonic()
+            if left <= 0:
                 raise TimeoutError
             await asyncio.wait({ready}, timeout=left)
         ready.result()
@@ -229,11 +240,11 @@ class IngestSession(asyncio.BufferedProtocol):
     def end(
         self, reason: str, code: mqtt5.DisconnectReasonCode = mqtt5.DisconnectReasonCode.NORMAL_DISCONNECTION
     ) -> None:
-        """Says DISCONNECT; the broker closes, or we do after a while. It keeps the session and every message
-        that is not acknowledged.
+        """Sends DISCONNECT. The broker closes the connection, or we do after CLOSING_SECONDS. It keeps the
+        session and every message that is not acknowledged.
 
-        What still comes is read and thrown away: a socket that is closed with something unread is reset, and
-        then the PUBACKs before the DISCONNECT may never be read. Their messages would come once more.
+        What still comes is read and thrown away. A socket that is closed with bytes unread is reset, and the
+        broker might never read the PUBACKs that we sent before: it would send their messages once more.
         """
         if self._is_over:
             return
@@ -249,8 +260,8 @@ class IngestSession(asyncio.BufferedProtocol):
         asyncio.get_running_loop().call_later(CLOSING_SECONDS, self._transport.abort)
 
     def _write(self, packets: bytes) -> bool:
-        """Writes, unless DISCONNECT was said or the connection is gone: behind the end of what we send a
-        transport takes nothing and raises.
+        """Writes, unless DISCONNECT was sent or the connection is gone: a transport raises when something is
+        written after its end.
         """
         if self._is_over:
             return False
@@ -276,9 +287,7 @@ class IngestSession(asyncio.BufferedProtocol):
             )
         copies = self._subscriptions.copies
         if copies is not None and copies.is_surplus(packet.topic, packet.subscription_ids or ()):
-            messages.append(
-                (packet.topic, b"", packet_id, packet.retain)
-            )  # acknowledged in its turn, and nothing more
+            messages.append((packet.topic, b"", packet_id, packet.retain))  # only acknowledged, in its turn
             return
         messages.append((packet.topic, packet.payload, packet_id, packet.retain))
 
@@ -307,9 +316,9 @@ class IngestSession(asyncio.BufferedProtocol):
             case mqtt5.UnsubAckPacket():
                 self._subscriptions.unsuback(packet)
             case mqtt5.PubAckPacket() if packet.packet_id == STATE_ID:
-                _check_told(packet, self._certificate.topic)
+                _log_refused_state(packet, self._certificate.topic)
             case mqtt5.PingRespPacket():
-                pass  # that it came is all it says
+                pass  # `_heard_monotonic` was set as it came
             case _:
                 raise MalformedPacket(f"a {type(packet).__name__}, which a broker has no reason to send")
 
@@ -319,9 +328,8 @@ class IngestSession(asyncio.BufferedProtocol):
         self._introduced = True
         code = packet.reason_code
         if code.value >= 128:
-            self._reason = f"the broker refused the connection: {code.name}" + (
-                f" ({packet.reason_str})" if packet.reason_str else ""
-            )
+            words = f" ({packet.reason_str})" if packet.reason_str else ""
+            self._reason = f"the broker refused the connection: {code.name}{words}"
             if code.name in REFUSING:
                 self._subscriptions.refuse(
                     f"{self._reason}; check broker.username, broker.password and the broker's ACL"
@@ -331,18 +339,17 @@ class IngestSession(asyncio.BufferedProtocol):
         if packet.server_keep_alive:
             self._keepalive = float(packet.server_keep_alive)
         self.session_present = packet.session_present
-        self._subscription.let_in()
+        self._subscription.on_accepted()
         self._subscriptions.begin(has_identifiers=packet.subscription_id_available)
         self._beat()
 
     def _beat(self) -> None:
-        """Pings, and gives a silent connection up. A broker that waits for our acknowledgements, or that we
-        do not read, may be silent.
+        """Pings, and gives up a connection on which nothing is heard. While the broker waits for our
+        acknowledgements, or we do not read, silence is no sign that the link is dead.
         """
         if self._is_over:
             return
-        excused = self._paused or self._pipeline.is_holding
-        if excused:
+        if self._paused or self._pipeline.is_holding:
             self._heard_monotonic = clock.monotonic()
         elif clock.monotonic() - self._heard_monotonic > 1.5 * self._keepalive:
             self._reason = f"nothing heard for {1.5 * self._keepalive:g} s: the link is dead"
@@ -352,7 +359,7 @@ class IngestSession(asyncio.BufferedProtocol):
         self._ping = asyncio.get_running_loop().call_later(self._keepalive / 2, self._beat)
 
 
-def _check_told(packet: mqtt5.PubAckPacket, topic: str | None) -> None:
+def _log_refused_state(packet: mqtt5.PubAckPacket, topic: str | None) -> None:
     if packet.reason_code.value >= 128:
         log.error(
             "ingest.state_refused",
@@ -363,8 +370,8 @@ def _check_told(packet: mqtt5.PubAckPacket, topic: str | None) -> None:
 
 
 async def connect(broker: BrokerSettings, subscription: Subscription, pipeline: Pipeline) -> IngestSession:
-    """A session whose subscriptions the broker, the first of a list, has granted. Raises BrokerRefused,
-    OptionalRefused, OSError, TimeoutError, ConfigError (TLS files).
+    """Connects to the first broker of the settings. Returns a session whose subscriptions are granted. Raises
+    BrokerRefused, OptionalRefused, OSError, TimeoutError, ConfigError (TLS files).
     """
     address = urlsplit(broker.urls[0])
     tls = tls_context(broker)

@@ -1,5 +1,5 @@
-"""What is logged of a partition's session: that it is up, and why it is down, with what a person can do about
-it. An outage is told once, however often a connection is tried in it.
+"""Logs that a partition's session is up, or why it is down and what a person can do about it. An outage is
+logged once, however often a connection is tried in it.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import structlog
 log = structlog.get_logger(__name__)
 
 SUSPECT_AFTER = 4
-"""Connections that ended at once, one after the other: another client may have the same id."""
+"""After so many connections in a row that ended at once we say that another client may have the same id."""
 
 
 class SessionLog:
-    """Of one partition."""
+    """The log of one partition's session."""
 
     def __init__(self, partition: int) -> None:
         self._partition = partition
         self._said_unsafe = False
 
     def up(self, broker: str, filters: Sequence[str], *, session_present: bool) -> None:
-        """The broker has granted what is subscribed."""
+        """The session is up: the broker has granted our subscriptions."""
         log.info(
             "ingest.connected",
             partition=self._partition,
@@ -32,11 +32,11 @@ class SessionLog:
         )
 
     def granted(self) -> None:
-        """What is unsafe from now on is told anew."""
+        """The broker grants QoS 1: should it refuse that later, it is logged again."""
         self._said_unsafe = False
 
     def unsafe(self, broker: str, reason: str) -> None:
-        """Once, until the broker grants what we need."""
+        """The broker grants QoS 0 only. Logged once, until `granted`."""
         if not self._said_unsafe:
             log.error(
                 "ingest.qos_refused",
@@ -51,10 +51,12 @@ class SessionLog:
         self._said_unsafe = True
 
     def down(self, broker: str, reason: str, attempt: int, quick_ends: int, wait: float) -> None:
-        """The attempt failed, or the session ended: the first of an outage is told, and that it ends at once
-        again and again (`quick_ends`). `wait`: seconds until the next one.
+        """The attempt to connect failed, or the session ended. Logs the first attempt of an outage, and once
+        more when `quick_ends`, connections in a row that ended at once, are suspicious. `wait`: seconds until
+        the next attempt.
         """
-        if (attempt > 1 or self._said_unsafe) and quick_ends != SUSPECT_AFTER:
+        is_told = attempt > 1 or self._said_unsafe
+        if is_told and quick_ends != SUSPECT_AFTER:
             return
         advice = "start the broker or correct broker.url; trying until it answers"
         if reason.startswith("malformed packet"):

@@ -1,6 +1,7 @@
-"""What a partition's session may hold at each broker, on record in the database before it holds it: whoever
-serves the partition next, perhaps with another configuration, knows by it what to unsubscribe. And when the
-session was last up at each: what waited there meanwhile is no flood.
+"""The record, in the database, of what a partition's session may hold at each broker. A filter is recorded
+before it is subscribed: so whoever serves the partition next, perhaps with another configuration, knows what
+to unsubscribe. The record also has when the session was last up at each broker: what waited there since
+counts as no flood.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 UNKNOWN_ABSENCE_SECONDS = 3600.0
-"""How long a session was away that an earlier version served, which did not note it."""
+"""How long a session was away where an earlier version, which did not note it, served it last."""
 
 
 class SessionRecord:
-    """Of one partition. `client` is its MQTT client id, empty before `load`."""
+    """The record of one partition. `client` is its MQTT client id, empty before `load`."""
 
     def __init__(self, settings: Settings, database: Database, partition: int, brokers: Brokers) -> None:
         self._settings = settings
@@ -45,7 +46,7 @@ class SessionRecord:
         self._writing = asyncio.Lock()
 
     async def load(self) -> None:
-        """Reads it; a database that is away is waited for."""
+        """Reads the record. Waits for a database that is away."""
         self.client = await self.until_stored(
             partial(sessions.client_id, self._database, self._settings.instance, self._partition)
         )
@@ -57,24 +58,28 @@ class SessionRecord:
 
     @property
     def held(self) -> tuple[str, ...]:
-        """What the session may hold at the broker of now."""
+        """The filters that the session may hold at the current broker."""
         return self._held.get(self._brokers.current, ())
 
     def stale(self, wanted: Collection[str], never: Collection[str] = ()) -> tuple[str, ...]:
-        """What a session at any of the brokers may hold beside what is wanted, and what is `never` to be
-        held.
+        """The filters to unsubscribe: those that a session at any of the brokers may hold beside the wanted
+        ones, and those that it must `never` hold.
         """
-        return tuple(sorted({*never, *chain.from_iterable(self._held.values())} - set(wanted)))
+        may_hold = set(chain.from_iterable(self._held.values()))
+        return tuple(sorted((may_hold | set(never)) - set(wanted)))
 
     async def add(self, filters: Collection[str]) -> None:
-        """Beside what the session may hold, before it does. Raises StoreError."""
+        """Records filters beside those that the session may hold, before it subscribes them. Raises
+        StoreError.
+        """
         async with self._writing:
-            if added := tuple(one for one in filters if one not in self.held):
+            added = tuple(one for one in filters if one not in self.held)
+            if added:
                 await self._write((*self.held, *added))
 
     async def replace(self, filters: Collection[str], *, is_all: bool = False) -> None:
-        """What the session holds from now on. `is_all`: what left the list of brokers was unsubscribed, too.
-        Raises StoreError.
+        """Records that the session holds these filters and no others. `is_all`: those at brokers that left
+        the list were unsubscribed too, and are forgotten. Raises StoreError.
         """
         async with self._writing:
             await self._write(filters, is_all=is_all)
@@ -87,8 +92,8 @@ class SessionRecord:
         self._held = {url: held for url, held in self._held.items() if url in keep}
 
     def absence(self) -> float:
-        """Seconds since the session was last up at the broker that has just let it in. One that was never
-        subscribed there has nothing queued.
+        """Seconds since the session was last up at the broker that has just accepted it. 0 where it was never
+        subscribed there, for then nothing is queued.
         """
         now = clock.monotonic()
         since = now - self._up_monotonic.get(self._brokers.current, now)
@@ -96,11 +101,11 @@ class SessionRecord:
         return since
 
     def went_down(self, broker: str, at: float) -> None:
-        """The session at this broker ended, by the monotonic clock."""
+        """The session at this broker ended `at` this monotonic time."""
         self._up_monotonic[broker] = at
 
     async def until_stored(self, operation: Callable[[], Awaitable[T]]) -> T:
-        """Its result; a database that is away is waited for."""
+        """The result of `operation`. Waits for a database that is away."""
         attempt = 0
         while True:
             try:

@@ -1,5 +1,6 @@
-"""Looks at devices whose silence is due, and tells what became of them. One replica does it at a time; what
-it stores is right whoever does: each change is proved by the row that it changes.
+"""Judges devices that may have fallen silent or may be heard again, and tells what changed. One replica does
+so at a time, to save work: where two do it what is stored is right as well, for each change is proved by the
+row that it changes.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ LEASE_SECONDS = 15.0
 RENEW_SECONDS = 5.0
 ROUND_SECONDS = 2.0
 LOOKED_AT_ONCE = 500
-"""Devices of a round: after an outage all of them are due, and are looked at within minutes beside the other
-work.
+"""Devices that one round judges. After an outage all devices are due: they are judged within minutes, beside
+the other work.
 """
 
 
@@ -95,7 +96,8 @@ class SilenceWatch:
                     waiting.append((device, verdict))
                 case never:
                     assert_never(never)
-        # What ingest tells of devices may be lost with its process; the samples are not.
+        # What the registry of devices had in memory may be lost with its process. The samples are not: who
+        # sent one since then is not silent.
         newest = await store.newest(self._database, [device for device, _ in silent]) if silent else {}
         sure: list[tuple[Watched, FallenSilent]] = []
         for device, verdict in silent:
@@ -114,12 +116,12 @@ class SilenceWatch:
     def _sources(self) -> Sources:
         settings = self._settings()
         if self._compiled is None or self._compiled[0] is not settings:
-            self._compiled = settings, taken(settings)
+            self._compiled = settings, sources_of(settings)
         return self._compiled[1]
 
 
-def taken(settings: Settings) -> Sources:
-    """What these settings take, and when it is silent."""
+def sources_of(settings: Settings) -> Sources:
+    """The sources of these settings, and after how long a device of each is silent."""
     compiled = compile_sources(settings.telemetry.sources)
     return Sources(
         sources={each.source.topic: each.source for each in compiled},

@@ -21,12 +21,14 @@ Row = tuple[str, str, int, Metrics]
 FORMAT = "sparkplug_b"
 
 NO_FAULT = frozenset({Reason.NULL, Reason.TRANSIENT, Reason.BAD_QUALITY})
-"""What a node says on purpose: a message of nothing else is no dead letter."""
+"""Reasons to skip a metric that a node gives on purpose. A message of which all metrics are skipped for them
+is no dead letter.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mail:
-    """Whose message it is, and by which source."""
+class NodeTopic:
+    """What the topic of a message says: its customer, its edge node or device, and its source."""
 
     customer: str
     address: Address
@@ -60,7 +62,7 @@ class Bounds:
     retention: int
 
     def refusal(self, at: int, received_at: int) -> DecodeError | None:
-        """Why a time is none that is taken."""
+        """Why a sample of this time is refused; None where it is taken. Both times in microseconds."""
         if at - received_at > self.max_future:
             return DecodeError(
                 Reason.TIMESTAMP_IN_FUTURE,
@@ -85,13 +87,13 @@ class TakenMessage:
     was_held: bool
 
 
-def mail(topic: str, customer: str, source: CompiledSource) -> Mail:
-    """Raises DecodeError for what is no topic of Sparkplug."""
+def node_topic(topic: str, customer: str, source: CompiledSource) -> NodeTopic:
+    """Reads a topic of Sparkplug. Raises DecodeError for any other."""
     found = address(topic, source.source.group_place)
-    return Mail(customer=customer, address=found, source=source)
+    return NodeTopic(customer=customer, address=found, source=source)
 
 
-def arrival(found: Mail, topic: str, payload: bytes, received_at: int) -> Arrival:
+def arrival(found: NodeTopic, topic: str, payload: bytes, received_at: int) -> Arrival:
     """The message, parsed. Raises DecodeError."""
     kind = found.address.kind
     assert kind is not None
@@ -106,7 +108,7 @@ def arrival(found: Mail, topic: str, payload: bytes, received_at: int) -> Arriva
 
 
 def take(
-    node: Node, found: Mail, message: Arrival, bounds: Bounds, *, is_retained: bool = False
+    node: Node, found: NodeTopic, message: Arrival, bounds: Bounds, *, is_retained: bool = False
 ) -> list[TakenMessage]:
     """What comes of a message and of those that waited for it; `node` knows it afterwards."""
     return [
@@ -115,7 +117,7 @@ def take(
     ]
 
 
-def recall(node: Node, found: Mail, message: Arrival, bounds: Bounds) -> TakenMessage:
+def recall(node: Node, found: NodeTopic, message: Arrival, bounds: Bounds) -> TakenMessage:
     """What a dead letter can be read as now. Raises DecodeError."""
     taken = _taken(node.recall(message), found, bounds, is_retained=False)
     if taken.refusal is not None:
@@ -123,7 +125,7 @@ def recall(node: Node, found: Mail, message: Arrival, bounds: Bounds) -> TakenMe
     return taken
 
 
-def _taken(outcome: Outcome, found: Mail, bounds: Bounds, *, is_retained: bool) -> TakenMessage:
+def _taken(outcome: Outcome, found: NodeTopic, bounds: Bounds, *, is_retained: bool) -> TakenMessage:
     message, read = outcome.arrival, outcome.read
     skipped = list(read.skipped)
     rows: list[Row] = []
@@ -150,8 +152,8 @@ def _taken(outcome: Outcome, found: Mail, bounds: Bounds, *, is_retained: bool) 
 
 
 def _metrics(source: CompiledSource, values: dict[str, object], skipped: list[Skipped]) -> Metrics:
-    """A birth may hold thousands: they are one sample, and each part of it is within what the rules take at
-    once.
+    """The metrics that the source's rules take. A birth may hold thousands of them, more than the rules take
+    at once: it is read in parts, which make one sample together.
     """
     items = list(values.items())
     metrics: Metrics = {}
@@ -168,7 +170,9 @@ def _metrics(source: CompiledSource, values: dict[str, object], skipped: list[Sk
 
 
 def _fault(skipped: Sequence[Skipped], *, is_birth: bool) -> DecodeError | None:
-    """Why a message of which nothing was taken is a dead letter. A birth says again what is long known."""
+    """Why a message of which nothing was taken is a dead letter; None where it is none. Old values in a birth
+    are no fault: it repeats what is long known.
+    """
     for one in skipped:
         if one.reason not in NO_FAULT and not (is_birth and one.reason == Reason.TIMESTAMP_TOO_OLD):
             return DecodeError(one.reason, one.detail)

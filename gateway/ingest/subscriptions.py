@@ -1,10 +1,10 @@
-"""What one connection holds at its broker: SUBSCRIBE and UNSUBSCRIBE, and what is made of the answers.
+"""The subscriptions of one connection: sends SUBSCRIBE and UNSUBSCRIBE, and judges the answers.
 
-At the start of a connection `stale` filters are unsubscribed, then the wanted ones subscribed, then those
-that are optional; `ready` is set when that is granted. Later `subscribe` and `unsubscribe` change what is
-held on the live connection. Filters that overlap are subscribed one by one with an identifier each, by which
-a message that comes several times is taken once (`gateway.model.subscriptions`). The bytes go through
-`write`: no I/O here.
+At the start of a connection the `stale` filters are unsubscribed, then the wanted ones are subscribed, then
+the optional ones; `ready` is set when all is granted. Later `subscribe` and `unsubscribe` change what the
+live connection holds. Filters that overlap are subscribed one by one, each with an identifier: by these a
+message that comes several times is taken once (`gateway.model.subscriptions`). Packets leave through `write`:
+no I/O here.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class OptionalRefused(ConnectionError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subscription:
-    """Whom the session is, and what it holds: `stale` filters are unsubscribed, `optional` ones may be
-    refused. One that is not `is_lasting` ends with its connection. `let_in` is called when the broker has
-    accepted us, before the first message can come. `state_topic`: where it tells that a host application of
-    Sparkplug lives, None where it does not.
+    """The client id of a session, and what it subscribes. `stale` filters are unsubscribed; the broker may
+    refuse `optional` ones. Where `is_lasting` is False the session ends with its connection. `on_accepted` is
+    called when the broker has accepted us, before the first message can come. `state_topic`: where the
+    session tells that a Sparkplug host application lives; None where it tells nothing.
     """
 
     client_id: str
@@ -54,13 +54,13 @@ class Subscription:
     stale: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     is_lasting: bool = True
-    let_in: Callable[[], None] = lambda: None
+    on_accepted: Callable[[], None] = lambda: None
     state_topic: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Request:
-    """What a SUBSCRIBE, or one for each filter, asked for, and the answers by packet id."""
+    """The filters that were asked for, in one SUBSCRIBE or one for each, and the answers by packet id."""
 
     filters: tuple[str, ...]
     copies: Copies | None
@@ -69,8 +69,8 @@ class _Request:
 
 
 class Subscriptions:
-    """Of one connection. `ready` is set when the broker has granted what was wanted at the start; it fails
-    with BrokerRefused, QosRefused, OptionalRefused or ConnectionError.
+    """The subscriptions of one connection. `ready` is done when the broker has granted what was wanted at the
+    start; it fails with BrokerRefused, QosRefused, OptionalRefused or ConnectionError.
     """
 
     def __init__(
@@ -81,14 +81,15 @@ class Subscriptions:
         write: Callable[[bytes], object],
         end: Callable[[str], None],
     ) -> None:
-        """`write` sends packets, `end` ends the connection for a reason."""
+        """`write` sends packets; `end` ends the connection, and takes the reason."""
         self._subscription = subscription
         self._allow_qos0 = allow_qos0
         self._write = write
         self._end = end
         self._filters = subscription.filters
         self.copies = copies_of(subscription.filters)
-        """Which copy of a message is taken, by the identifiers in force; None where none comes twice."""
+        """Tells which copy of a message is taken, by the identifiers in force; None where none comes twice.
+        """
         self._has_identifiers = True
         self._request: _Request | None = None
         self._subscribed: asyncio.Future[None] | None = None
@@ -110,15 +111,16 @@ class Subscriptions:
             self._all_granted()
 
     def refuse(self, why: str) -> None:
-        """The broker will not have us."""
+        """The broker refuses us for good."""
         if not self.ready.done():
             self.ready.set_exception(BrokerRefused(why))
 
     def lost(self, reason: str) -> None:
         """The connection is gone: tells whoever waits."""
         if not self.ready.done():
-            self.ready.set_exception((OptionalRefused if self._asks_optional else ConnectionError)(reason))
-            self.ready.exception()  # seen, also when nobody waits
+            kind = OptionalRefused if self._asks_optional else ConnectionError
+            self.ready.set_exception(kind(reason))
+            self.ready.exception()  # marks it as retrieved: asyncio logs nothing where nobody waits
         for waiting in (self._subscribed, self._unsubscribed):
             if waiting is not None and not waiting.done():
                 waiting.set_exception(ConnectionError(reason))
@@ -127,8 +129,8 @@ class Subscriptions:
         """Subscribes these on the live connection, beside what it holds; returns when they are granted.
 
         Where filters overlap, now or before, all are subscribed again: an identifier belongs to the whole
-        list, and one of an earlier list that stayed would be mistaken when that list returns. Raises
-        BrokerRefused where the broker grants less than is needed, and ConnectionError when the connection
+        list. One that stayed from an earlier list would be taken for one of the new list. Raises
+        BrokerRefused where the broker grants less than is needed, and ConnectionError where the connection
         ends meanwhile.
         """
         if filters == self._filters:
@@ -136,9 +138,10 @@ class Subscriptions:
         copies = copies_of(filters)
         if copies is not None and not self._has_identifiers:
             raise BrokerRefused(NO_IDENTIFIERS)
-        renewed = copies is not None or self.copies is not None
-        wanted = filters if renewed else tuple(one for one in filters if one not in self._filters)
-        self._filters = ()  # should it be refused nobody knows what is held, and the next change asks for all
+        wanted = filters
+        if copies is None and self.copies is None:
+            wanted = tuple(one for one in filters if one not in self._filters)
+        self._filters = ()  # where this is refused nobody knows what is held, so the next change asks for all
         if wanted:
             self._subscribed = asyncio.get_running_loop().create_future()
             try:
@@ -149,8 +152,9 @@ class Subscriptions:
         self._filters, self.copies = filters, copies
 
     async def unsubscribe(self, stale: Sequence[str]) -> tuple[str, ...]:
-        """Unsubscribes these, the last first: of overlapping ones the first, which takes the message, holds
-        longest. Returns at the UNSUBACK those that the broker still holds. Raises ConnectionError.
+        """Unsubscribes these filters, the last one first: of filters that overlap the first one takes the
+        message, so it is held longest. Returns, at the UNSUBACK, the filters that the broker refuses to
+        unsubscribe. Raises ConnectionError.
         """
         patterns = list(reversed(stale))
         self._unsubscribed = asyncio.get_running_loop().create_future()
@@ -167,8 +171,8 @@ class Subscriptions:
         request = self._request
         if request is None:
             raise MalformedPacket("a SUBACK that answers no SUBSCRIBE")
-        # Copies that were sent before this SUBACK have identifiers of the list before, those behind it of
-        # this one.
+        # Copies that were sent before this SUBACK have identifiers of the former list, those after it of the
+        # new list.
         self.copies = request.copies
         request.granted[packet.packet_id] = packet
         if len(request.granted) < request.count:
@@ -188,13 +192,13 @@ class Subscriptions:
             self._all_granted()
 
     def unsuback(self, packet: mqtt5.UnsubAckPacket) -> None:
-        """Takes the answer to an UNSUBSCRIBE. That to the first one says nothing that is needed."""
+        """Takes the answer to an UNSUBSCRIBE. The answer to that of `begin` is not needed."""
         waiting = self._unsubscribed
         if packet.packet_id == UNSUBSCRIBE_ID and waiting is not None and not waiting.done():
             waiting.set_result(tuple(code.value for code in packet.reason_codes))
 
     def _ask(self, filters: Sequence[str], copies: Copies | None) -> None:
-        """Subscribes: all at once, or with their identifiers one by one in the order of the list."""
+        """Sends one SUBSCRIBE for all filters, or, where they overlap, one for each with its identifier."""
         wanted = [_filter(pattern, mqtt5.QoS.AT_LEAST_ONCE) for pattern in filters]
         if copies is None:
             self._request = _Request(filters=tuple(filters), copies=copies, count=1)
@@ -227,7 +231,7 @@ class Subscriptions:
         self._end(why)
 
     def _refuse(self, why: str) -> None:
-        if self._subscribed is not None:  # what the connection held before it holds still
+        if self._subscribed is not None:  # a later change: the connection goes on with what it held before
             self._subscribed.set_exception(BrokerRefused(why))
             return
         self.refuse(why)
@@ -239,8 +243,8 @@ class Subscriptions:
 
 
 def _filter(pattern: str, qos: mqtt5.QoS) -> mqtt5.TopicFilter:
-    """With the flag only on what the broker had retained before, and not on live messages of devices that
-    retain everything.
+    """A filter whose messages have the retain flag only where the broker had them retained before, not where
+    a device sets it on every live message.
     """
     return mqtt5.TopicFilter(
         pattern,

@@ -1,9 +1,11 @@
-"""What quotas need beside the commits: what slowed reading, what is stored, and when it is over."""
+"""Quotas beside the commits: writes down what came over a quota outside a commit, adds up what is stored, and
+tells when a customer is within its quota again.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date
 
 import structlog
@@ -41,37 +43,39 @@ ADVICE = {
 }
 
 
-class Upkeep:
-    """One for all partitions of a replica. `fill` is told who holds all that it may."""
+class QuotaUpkeep:
+    """One for all partitions of a replica. `on_full` is called with the customers that have stored as many
+    bytes as they may.
+    """
 
     def __init__(
-        self, settings: QuotasSettings, database: Database, fill: Callable[[frozenset[str]], None]
+        self, settings: QuotasSettings, database: Database, on_full: Callable[[frozenset[str]], None]
     ) -> None:
         self._settings = settings
         self._database = database
-        self._fill = fill
+        self._on_full = on_full
         self._waiting: dict[tuple[str | None, QuotaKind], Excess] = {}
         self._written: dict[tuple[str, date], int] = {}
         self._looked_monotonic = -STORED_SECONDS
 
     def reload(self, settings: QuotasSettings) -> None:
-        """From the next round on."""
+        """Uses these quotas from the next round on."""
         self._settings = settings
         self._looked_monotonic = -STORED_SECONDS
 
-    def note(self, excess: Excess) -> None:
-        """What came over a quota, and is part of no commit."""
+    def add_excess(self, excess: Excess) -> None:
+        """Takes what came over a quota and is part of no commit: the next round writes it."""
         key = excess.customer, excess.kind
         held = self._waiting.get(key)
         self._waiting[key] = excess if held is None else held.plus(excess)
 
-    def stored(self, customer: str, day: date, size: int) -> None:
-        """So many bytes of samples were committed. A process that is killed forgets those of some seconds."""
+    def add_stored(self, customer: str, day: date, size: int) -> None:
+        """Adds bytes of committed samples. A process that is killed forgets those of some seconds."""
         key = customer, day
         self._written[key] = self._written.get(key, 0) + size
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Writes a round every few seconds until cancelled."""
         while True:
             try:
                 await self.flush()
@@ -88,7 +92,7 @@ class Upkeep:
                     exceeded = await store.note(connection, list(waiting.values()))
             except StoreError:
                 for excess in waiting.values():
-                    self.note(excess)
+                    self.add_excess(excess)
                 raise
             tell_exceeded(exceeded)
         if written := self._written:
@@ -97,29 +101,34 @@ class Upkeep:
                 await store.add_stored(self._database, written)
             except StoreError:
                 for (customer, day), size in written.items():
-                    self.stored(customer, day, size)
+                    self.add_stored(customer, day, size)
                 raise
         for ended in await store.end_calm(self._database):
             _tell_ended(ended)
         if clock.monotonic() - self._looked_monotonic >= STORED_SECONDS:
-            await self._look()
+            await self._find_full()
 
-    async def _look(self) -> None:
+    async def _find_full(self) -> None:
         settings = self._settings
-        limited = {name for name, own in settings.customers.items() if own.stored_bytes is not None}
-        wanted = None if settings.stored_bytes is not None else limited
-        held = await store.stored(self._database, wanted) if wanted is None or wanted else {}
-        full = frozenset(
-            customer
-            for customer, size in held.items()
-            if (most := settings.of(customer).stored_bytes) is not None and size >= most
-        )
-        self._fill(full)
+        held = await self._stored_bytes()
+        full = set[str]()
+        for customer, size in held.items():
+            most = settings.of(customer).stored_bytes
+            if most is not None and size >= most:
+                full.add(customer)
+        self._on_full(frozenset(full))
         self._looked_monotonic = clock.monotonic()
 
+    async def _stored_bytes(self) -> Mapping[str, int]:
+        """By customer, of those whose stored bytes are limited."""
+        if self._settings.stored_bytes is not None:  # the default limits every customer
+            return await store.stored(self._database, None)
+        limited = {name for name, own in self._settings.customers.items() if own.stored_bytes is not None}
+        return await store.stored(self._database, limited) if limited else {}
 
-def unheard(_excess: Excess) -> None:
-    """For who does not ask what came over a quota."""
+
+def ignore_excess(_excess: Excess) -> None:
+    """The default where nobody asks what came over a quota."""
 
 
 def tell_exceeded(exceeded: tuple[Excess, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Which due windows become readings, and which need no call to the system. Pure."""
+"""Decides which due windows are sent as readings, and which need no call to the system. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gateway.model.reading import Reading, reading_key
 from gateway.model.sample import Value
 
 NOISELESS = 14
-"""Digits: a number that has no more was not made by adding doubles."""
+"""A number with at most so many significant digits was not made by adding doubles."""
 
 _GOLDEN = 0.6180339887498949
 _AS_SENT = ("last", "first", "each")
@@ -23,12 +23,16 @@ _AS_SENT = ("last", "first", "each")
 class DueWindow:
     """A closed window with its value recomputed from telemetry.
 
-    `value` is None where the window has no sample (`is_empty`), or where its samples make none. `unfit`: one
-    of them that cannot take part in the reduction; `is_beyond`: together they are too large to be added
-    exactly; `noise`: what an earlier version made of them differs by no more. `delivered`: what the system
-    holds for this window; `previous`: what it holds for the meter's
-    window before, which is that of `previous_at`; None where nothing. `doubt` is set while the system
-    may hold `doubted` instead, which was pushed without a known outcome: then `delivered` proves nothing.
+    - `value` is None where the window has no sample (`is_empty`), or where no value can be made of its
+      samples.
+    - `unfit`: a sample that cannot take part in the reduction; None where all can.
+    - `is_beyond`: together the samples are too large to be added exactly.
+    - `noise`: by how much the value that an earlier version made of the same samples may differ.
+    - `delivered`: what the system holds for this window; None: nothing.
+    - `previous`: what it holds for the meter's nearest window before, which began at `previous_at`; None:
+      nothing.
+    - `doubt` is set while the system may hold `doubted`, which was pushed without a known outcome: then
+      `delivered` proves nothing.
     """
 
     meter: str
@@ -62,9 +66,10 @@ class Refusal:
 
 @dataclass(slots=True, kw_only=True)
 class DeliveryPlan:
-    """`send` pairs each reading with its window, ascending by (meter, window_start); `settled` needs nothing;
-    `refused` is dead. `withheld` pairs each window whose value lies within the deadband with what it was
-    compared with: that it needs nothing holds once the system holds that.
+    """What becomes of windows. `send` has those that are sent, with their readings, ascending by (meter,
+    window_start); `settled` windows need nothing; `refused` ones become dead letters. `withheld` pairs each
+    window whose value lies within the deadband with the value that it was compared with: such a window needs
+    nothing once the system holds that value.
     """
 
     send: list[tuple[DueWindow, Reading]] = field(default_factory=list)
@@ -81,31 +86,33 @@ def plan(
     oldest: datetime | None,
     clip_silently: bool,
 ) -> DeliveryPlan:
-    """Sorts windows into what is sent, withheld, settled and refused. `due` ascends by (meter, window_start).
+    """Decides which windows are sent, withheld, settled or refused. `due` ascends by (meter, window_start).
 
-    A value equal to what was delivered is settled. A window never delivered whose value lies within the
-    deadband around what the system holds for the nearest window before it, nearer than `max_silence`, is
-    withheld. `oldest` is the earliest window the system takes: an initial sync clips silently (its status
-    says so), an incremental one refuses with a reason. What is in doubt is sent, whatever was delivered.
+    - A window whose value equals what was delivered is settled.
+    - A window that was never delivered is withheld where its value lies within the deadband around what the
+      system holds for the nearest window before, unless that is `max_silence` or more before it.
+    - A window before `oldest`, the earliest that the system takes, is refused; in an initial sync
+      (`clip_silently`) it is settled, for the status document says what was cut off.
+    - A window in doubt is sent, whatever was delivered.
     """
     result = DeliveryPlan()
     last: dict[str, tuple[datetime, Value]] = {}
     for window in due:
-        value = _fit(window.value, capabilities)
+        value = _in_taken_kind(window.value, capabilities)
         is_old = oldest is not None and window.window_start < oldest
         refusal = _refusal(window, value, capabilities, oldest if is_old else None)
         if window.delivered is not None:
             last[window.meter] = (window.window_start, window.delivered)
-        if (refusal is None and (value is None or (window.doubt is None and _is_held(window, value)))) or (
-            is_old and clip_silently
-        ):
+        if is_old and clip_silently:
             result.settled.append(window)
         elif refusal is not None:
             result.refused.append(refusal)
-        elif value is not None:
-            reference = _before(window, last.get(window.meter))
+        elif value is None or (window.doubt is None and _is_held(window, value)):
+            result.settled.append(window)
+        else:
+            reference = _held_before(window, last.get(window.meter))
             is_first = window.delivered is None and window.doubt is None
-            if is_first and _within(window, value, reference):
+            if is_first and _is_within_deadband(window, value, reference):
                 assert isinstance(reference, int | float)
                 result.withheld.append((window, reference))
             else:
@@ -117,7 +124,9 @@ def plan(
 def _refusal(
     window: DueWindow, value: Value | None, capabilities: Capabilities, oldest: datetime | None
 ) -> Refusal | None:
-    """Why the window cannot be told to the system. None where it can, or where there is nothing to tell."""
+    """Why the window cannot be sent to the system. None where it can, or where there is nothing to send.
+    `oldest` is set where the window is older than the system takes.
+    """
     held = window.doubted if window.delivered is None else window.delivered
     holds = "" if held is None else f"; the system still holds {held!r}, correct it there"
     if isinstance(window.unfit, bool | str):
@@ -158,9 +167,10 @@ def _is_inexact(window: DueWindow) -> bool:
     )
 
 
-def _before(window: DueWindow, last: tuple[datetime, Value] | None) -> Value | None:
-    """What the system holds for the nearest window before: of those before these, or of these. None where
-    that is so far before that the value is to be sent again.
+def _held_before(window: DueWindow, last: tuple[datetime, Value] | None) -> Value | None:
+    """What the system holds for the nearest window before, or will hold: `last` is of the windows that are
+    planned with this one. None where there is none, and where it is `max_silence` or more before: then the
+    value is sent.
     """
     at, value = window.previous_at, window.previous
     if last is not None and (at is None or at <= last[0]):
@@ -176,16 +186,19 @@ def oldest_accepted(capabilities: Capabilities, now: datetime) -> datetime | Non
 
 
 def batch_limit(max_items: int, failures: int) -> int:
-    """Readings in one push after `failures` failed runs in a row: halves from the third on, down to one.
-
-    A reading that makes a system answer 500 for ever is so found, while the others pass.
+    """How many readings one push may have after `failures` failed runs in a row: from the third on half as
+    many with each, down to one. So a reading that makes a system answer 500 for ever is found, while the
+    others pass.
     """
-    return max_items if failures < 3 else max(1, max_items >> (failures - 2))
+    if failures < 3:
+        return max_items
+    return max(1, max_items >> (failures - 2))
 
 
 def batch_sizes(max_items: int, failures: int, *, is_searching: bool) -> Iterator[int]:
-    """Of the batches of one run, for ever. After failures each is twice the one before: that was taken, or
-    the run would be over. While a reading may be at fault (`is_searching`) they stay small.
+    """The sizes of the batches of one run, without end. After failures each batch is twice as large as the
+    one before, for that was taken: else the run would be over. While a reading may be at fault
+    (`is_searching`) they stay small.
     """
     size = batch_limit(max_items, failures)
     while True:
@@ -197,12 +210,12 @@ def batch_sizes(max_items: int, failures: int, *, is_searching: bool) -> Iterato
 _Group = list[tuple[DueWindow, Reading]]
 
 
-def turns(
+def reordered(
     sendable: Iterable[tuple[DueWindow, Reading]], *, failures: int, ascending: bool
 ) -> list[tuple[DueWindow, Reading]]:
-    """Another order after each failed run, so that whatever fails is not always the first and others pass
-    before it. Those that failed alone before come last; where readings must ascend the order within a meter
-    stays.
+    """The windows in another order after each failed run, so that whatever fails is not always the first, and
+    others pass before it. Windows that failed alone before come last. Where readings must ascend the order
+    within a meter stays.
     """
     groups: dict[tuple[str, datetime | None], _Group] = {}
     for pair in sendable:
@@ -212,11 +225,11 @@ def turns(
     suspects: list[_Group] = []
     for group in groups.values():
         (suspects if any(due.attempts for due, _ in group) else fresh).append(group)
-    return [pair for part in (fresh, suspects) for group in _turned(part, failures) for pair in group]
+    return [pair for part in (fresh, suspects) for group in _rotated(part, failures) for pair in group]
 
 
-def _turned(items: list[_Group], failures: int) -> list[_Group]:
-    """Begins elsewhere each time, far from where it began before."""
+def _rotated(items: list[_Group], failures: int) -> list[_Group]:
+    """The same items, begun at another place after each failure: far from where they began before."""
     start = int(len(items) * (failures * _GOLDEN % 1.0))
     return items[start:] + items[:start]
 
@@ -224,7 +237,7 @@ def _turned(items: list[_Group], failures: int) -> list[_Group]:
 def chunks(
     sendable: Sequence[tuple[DueWindow, Reading]], sizes: Iterator[int]
 ) -> Iterable[Sequence[tuple[DueWindow, Reading]]]:
-    """Consecutive parts, each of at most the next size."""
+    """Splits them into consecutive parts, each of at most the next size."""
     start = 0
     while start < len(sendable):
         size = next(sizes)
@@ -244,9 +257,9 @@ def _reading(connection: str, window: DueWindow, value: Value) -> Reading:
     )
 
 
-def _fit(value: Value | None, capabilities: Capabilities) -> Value | None:
-    """The value in a kind that the system takes; a boolean becomes 0 or 1 for a system of numbers. None where
-    nothing fits.
+def _in_taken_kind(value: Value | None, capabilities: Capabilities) -> Value | None:
+    """The value in a kind that the system takes: a boolean becomes 0 or 1 for a system of numbers only. None
+    where the system takes no such kind.
     """
     match value:
         case None:
@@ -262,8 +275,8 @@ def _fit(value: Value | None, capabilities: Capabilities) -> Value | None:
 
 
 def _is_held(window: DueWindow, value: Value) -> bool:
-    """Whether the system holds it, be it with the noise that an earlier version told it with: nothing that
-    differs was measured, and nobody needs a correction by it.
+    """Whether the system holds the value. It may differ by the noise of an earlier version, which added
+    doubles: no difference was measured, so nobody needs a correction.
     """
     held = window.delivered
     if _equal(value, held):
@@ -278,7 +291,7 @@ def _equal(value: Value | None, delivered: Value | None) -> bool:
     return value is not None and value == delivered
 
 
-def _within(window: DueWindow, value: Value, reference: Value | None) -> bool:
+def _is_within_deadband(window: DueWindow, value: Value, reference: Value | None) -> bool:
     if (
         window.deadband <= 0
         or isinstance(value, bool | str)

@@ -129,8 +129,10 @@ class Bucket:
         self.dead -= size / quota.bytes_per_second
         return True
 
-    def keeps(self, size: int, most: int) -> bool:
-        """Whether a message over quota still has room among the dead letters; it is charged there."""
+    def takes_over_quota(self, size: int, most: int) -> bool:
+        """Whether there is room for a message over quota among the dead letters. Takes the room where there
+        is.
+        """
         part = size / most if most else 2.0
         if part > self.room or self.pace <= 0:
             return False

@@ -141,7 +141,7 @@ async def claim(
     ]
 
 
-async def having(database: Database, connections: Sequence[str]) -> list[str]:
+async def with_streams(database: Database, connections: Sequence[str]) -> list[str]:
     """Those of these connections that have a stream at all."""
     query = "select distinct connection_id from alert_stream where connection_id = any($1)"
     return [row["connection_id"] for row in await database.fetch(query, list(connections))]

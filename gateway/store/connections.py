@@ -1,7 +1,7 @@
-"""Connections: their rows, their configuration and their credential's generation, each change one statement
-in the caller's transaction.
+"""Stores connections: their rows, their configuration and the generations of their credentials. Each change
+is one statement in the caller's transaction.
 
-Which transition may happen is `gateway.model.connection`'s to say; what goes with it is put together in
+Which transition may happen is decided in `gateway.model.connection`; what else changes with it, in
 `gateway.connections.transitions`.
 """
 
@@ -90,8 +90,9 @@ class Locked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configured:
-    """How often a connection was configured, which rises when its link has to be built again; whether it may
-    call its system; of which configuration its meters are.
+    """What decides whether a link has to be built again. `configuration`: how often the connection was
+    configured; `is_served`: whether it may call its system; `meters_of`: the configuration whose meters are
+    in force.
     """
 
     configuration: int
@@ -168,7 +169,7 @@ async def insert(
 
 
 async def lock(connection: Connection, connection_id: str) -> Locked | None:
-    """The first step of whatever changes a connection. None when there is none."""
+    """Locks the connection's row: the first step of every change. None where there is no such connection."""
     row = await connection.fetchrow(sql("connection_lock"), connection_id)
     if row is None:
         return None
@@ -199,7 +200,9 @@ async def move(
     prior: State | None,
     look_in_seconds: float,
 ) -> tuple[datetime, int]:
-    """Writes the transition and its audit row; since when, and the version of the status document."""
+    """Writes the transition and its audit row. Returns since when the state holds, and the version of the
+    status document.
+    """
     said = (cause.reason, cause.actor, cause.request_id)
     how = (locked.state, target, trigger, *said, prior, cause.operation, look_in_seconds)
     row = await connection.fetchrow(sql("connection_move"), locked.connection, *how)
@@ -208,7 +211,7 @@ async def move(
 
 
 async def configure(connection: Connection, connection_id: str, wanted: Configuration) -> None:
-    """Replaces what may be changed."""
+    """Replaces the configuration."""
     how = (
         wanted.settings,
         wanted.sync,
@@ -224,10 +227,10 @@ async def configure(connection: Connection, connection_id: str, wanted: Configur
     await connection.execute(sql("connection_configure"), connection_id, *how)
 
 
-async def offer(
+async def note_candidate(
     connection: Connection, connection_id: str, *, generation: int, kind: str, digest: str | None
 ) -> None:
-    """Notes the credential that is to be verified. `digest`: of one that the file gave."""
+    """Notes the candidate: the credential that is to be verified. `digest`: of one that the file gave."""
     await connection.execute(sql("connection_offer"), connection_id, generation, kind, digest)
 
 
@@ -238,15 +241,15 @@ async def next_generation(connection: Connection, connection_id: str) -> int:
 
 
 async def promote(connection: Connection, connection_id: str, *, account: str | None, delivery: str) -> None:
-    """The credential was verified: it is the one in use. `delivery`: what the connector promises with these
+    """Takes the candidate into use: it was verified. `delivery`: what the connector promises with these
     settings.
     """
     await connection.execute(sql("connection_promote"), connection_id, account, delivery)
 
 
 async def rename_account(database: Database, connection_id: str, answer: ProbeResult) -> None:
-    """What is stored of the account under its former name is under its present one.
-    Once; then it is nothing.
+    """Stores the present name of the account where its former name is stored. Done once; later calls change
+    nothing.
     """
     async with database.connection() as connection:
         await connection.execute(
@@ -255,18 +258,18 @@ async def rename_account(database: Database, connection_id: str, answer: ProbeRe
 
 
 async def withdraw(connection: Connection, connection_id: str) -> None:
-    """The candidate is offered no more."""
+    """Forgets the candidate: it is not verified."""
     await connection.execute(sql("connection_withdraw"), connection_id)
 
 
-async def rest(connection: Connection, connection_id: str) -> None:
-    """The connection is looked at when somebody asks for it, not before."""
+async def stop_looking(connection: Connection, connection_id: str) -> None:
+    """Schedules no further look at the connection: it is looked at when somebody asks for it."""
     await connection.execute(sql("probe_never"), connection_id)
 
 
 async def clear(connection: Connection, connection_id: str) -> None:
-    """Removes streams, windows and mappings of a connection that ends: those as well that a run writes while
-    we wait for it.
+    """Removes streams, windows and mappings of a connection that ends, with those that a run writes while
+    this waits for it.
     """
     await connection.execute(sql("stream_take_all"), connection_id)
     await connection.execute(sql("connection_clear"), connection_id)
@@ -327,7 +330,7 @@ def _held(row: asyncpg.Record) -> StoredConnection:
 
 
 async def configurations(database: Database, only: Collection[str] | None = None) -> dict[str, Configured]:
-    """Of these connections, or of all, those that are not disconnected."""
+    """The configuration of these connections, or of all, without those that are disconnected."""
     async with database.connection() as connection:
         rows = await connection.fetch(
             *filtered("connection_configurations", None if only is None else list(only))
@@ -341,7 +344,7 @@ async def configurations(database: Database, only: Collection[str] | None = None
 
 
 async def states(database: Database, connections: Sequence[str]) -> dict[str, State]:
-    """Where these connections are."""
+    """The states of these connections."""
     async with database.connection() as connection:
         rows = await connection.fetch(sql("connection_states"), list(connections))
     return dict(readable(rows, lambda row: (row["connection_id"], State(row["state"])), name=_name))
@@ -350,15 +353,19 @@ async def states(database: Database, connections: Sequence[str]) -> dict[str, St
 async def schedule_probe(
     database: Database, connection_id: str, state: State, *, in_seconds: float, attempts: int
 ) -> None:
-    """When the connection is looked at next; nothing where it is in another state by now, for its move made
-    it due.
+    """Schedules the next look at the connection. Does nothing where it is in another state by now, for its
+    move has made it due already.
     """
     async with database.connection() as connection:
         await connection.execute(sql("probe_schedule"), connection_id, state, in_seconds, attempts)
 
 
-async def called(database: Database, connection_id: str, *, next_probe_seconds: float) -> Answered | None:
-    """The system has answered: an idle probe can wait. Writes at most once in half that time. None: gone."""
+async def note_answer(
+    database: Database, connection_id: str, *, next_probe_seconds: float
+) -> Answered | None:
+    """Notes that the system has answered, so the next probe can wait. Writes at most once in half of
+    `next_probe_seconds`. None where the connection is gone.
+    """
     async with database.connection() as connection:
         row = await connection.fetchrow(sql("connection_called"), connection_id, next_probe_seconds)
     if row is None:
@@ -367,10 +374,12 @@ async def called(database: Database, connection_id: str, *, next_probe_seconds: 
     return Answered(state=State(row["state"]), operation=operation, recovers=row["recovers"])
 
 
-async def worse(
+async def note_failing_operation(
     database: Database, connection_id: str, operation: Operation, reason: str, request_id: str | None
 ) -> None:
-    """From now on this operation decides whether a degraded connection has recovered."""
+    """Notes that this operation fails as well: from now on it decides whether a degraded connection has
+    recovered.
+    """
     async with database.connection() as connection:
         await connection.execute(sql("connection_worse"), connection_id, operation, reason, request_id)
 

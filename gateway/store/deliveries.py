@@ -1,5 +1,5 @@
-"""What became of readings: deliveries, dead letters, waits and intents, each batch in
-one fenced transaction.
+"""Stores what became of readings: deliveries, dead letters, waits and intents, each batch in one transaction
+that proves the fence.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gateway.store.queries import sql
 from gateway.store.streams import Claim
 
 SAMPLE = 5
-"""Dead letters of a batch that its event shows."""
+"""How many dead letters of a batch its event shows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +52,9 @@ class BatchResults:
     """Sent, and nobody knows whether the system has them."""
     ask_in_seconds: float = 0.0
     """When what is in doubt may be asked for or sent again."""
-    passed: int | None = None
-    """A position that the system holds: later ones are given out from now on."""
+    position_held: int | None = None
+    """The position that the system holds, where it is later than ours: later ones are given out from now on.
+    """
 
     is_outdated: bool = True
     """After `commit`: whether windows may be due again already, for samples that came meanwhile."""
@@ -66,29 +67,28 @@ class BatchResults:
             or self.waiting
             or self.retried
             or self.doubted
-            or self.passed
+            or self.position_held
         )
 
     @property
     def is_plain(self) -> bool:
-        """Whether each window was delivered or needed nothing, and none was in doubt or is compared with
-        others.
+        """Whether one statement can record them: each window was delivered or needed nothing, none was in
+        doubt, and none has a deadband.
         """
         return not (
             self.dead
             or self.waiting
             or self.retried
             or self.doubted
-            or self.passed
+            or self.position_held
             or any(made.due.doubt is not None or made.due.deadband > 0 for made in self.delivered)
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
-    """A batch that is about to be sent, and the proof that it is ours to send.
-
-    `proved_monotonic` is monotonic: at that moment the fence was ours, and the lease began anew.
+    """The intent of a batch that is about to be sent. At `proved_monotonic` the fence was proved to be ours,
+    and the lease began anew.
     """
 
     position: int
@@ -104,12 +104,12 @@ async def commit(
     next_readings: Sequence[Reading] = (),
     lease_seconds: float = 0.0,
 ) -> Intent | None:
-    """Deliveries, dead letters, waits, doubts and the removal of the marks they came from, or nothing. Raises
-    LeaseLost.
+    """Stores deliveries, dead letters, waits and doubts, and removes the marks of their windows: all of it,
+    or nothing where LeaseLost is raised.
 
-    `resolved`: the intent of the batch goes in the same transaction. With `next_readings` the intent of these
-    takes its place, and is returned: they may be pushed when this has returned, and not much later. None, and
-    no intent, where the connection may not call its system any more.
+    `resolved`: removes the intent of the batch as well. With `next_readings` an intent of these takes its
+    place and is returned: they may be pushed now, but not much later. None, and no intent, where the
+    connection may not call its system any more.
     """
     if results.is_plain and (resolved or next_readings):
         return await _record(database, claim, results, next_readings, lease_seconds)
@@ -131,11 +131,11 @@ async def _record(
     next_readings: Sequence[Reading],
     lease_seconds: float,
 ) -> Intent | None:
-    """As `commit`, for plain results: one statement, and the same locks in the same order."""
+    """As `commit` for plain results: one statement, which takes the same locks in the same order."""
     delivered, settled = results.delivered, results.settled
     gone = [made.due for made in delivered] + settled
     following = _columns(next_readings) if next_readings else (None, None, None)
-    # before the proof: what we count from is never later than what it shows
+    # Taken before the proof, so that the lease is never believed to last longer than it does.
     proved_monotonic = clock.monotonic()
     try:
         row = await database.fetchrow(
@@ -158,8 +158,8 @@ async def _record(
 
 
 async def _write(connection: Connection, claim: Claim, results: BatchResults) -> None:
-    """Dead letters before windows, windows before all else: the order of every
-    transaction that takes both.
+    """Dead letters come before windows, and windows before all else: every transaction that locks both keeps
+    this order, so none waits for another in a circle.
     """
     gone = (
         results.settled + [made.due for made in results.delivered] + [refusal.due for refusal in results.dead]
@@ -196,14 +196,14 @@ async def _write(connection: Connection, claim: Claim, results: BatchResults) ->
         )
     if results.dead:
         await _tell_dead_letters(connection, claim, results.dead)
-    if results.passed is not None:
-        await connection.execute(sql("clock_pass"), claim.connection, results.passed)
+    if results.position_held is not None:
+        await connection.execute(sql("clock_pass"), claim.connection, results.position_held)
 
 
 async def _record_intent(
     connection: Connection, claim: Claim, readings: Sequence[Reading], lease_seconds: float
 ) -> Intent | None:
-    # before the proof: what we count from is never later than what it shows
+    # Taken before the proof, so that the lease is never believed to last longer than it does.
     proved_monotonic = clock.monotonic()
     row = await connection.fetchrow(
         sql("intent_record"), *claim.key, claim.fence, lease_seconds, *_columns(readings), claim.trial
@@ -218,13 +218,13 @@ def _intent(position: int | None, proved_monotonic: float) -> Intent | None:
 
 
 async def is_resolved(database: Database, claim: Claim) -> bool:
-    """Whether no batch of the stream is on its way."""
+    """Whether the stream has no intent: no batch of it may be on its way."""
     resolved: bool = await database.fetchval(sql("intent_none"), *claim.key)
     return resolved
 
 
 async def is_in_doubt(database: Database, claim: Claim) -> bool:
-    """Whether the system may hold something of the connection that nobody recorded."""
+    """Whether a window of the connection is in doubt."""
     doubted: bool = await database.fetchval(
         "select exists (select from delivery_doubt where connection_id = $1)", claim.connection
     )
@@ -232,8 +232,9 @@ async def is_in_doubt(database: Database, claim: Claim) -> bool:
 
 
 async def resolve(database: Database, claim: Claim, *, wait_seconds: float) -> int:
-    """What the run before left on its way is in doubt from now on; how many windows. `wait_seconds` after it
-    was begun it has arrived, or never will. Raises LeaseLost.
+    """Puts the windows of an intent that an earlier run left in doubt, and removes the intent. Returns how
+    many windows they are. They are not asked for or sent until `wait_seconds` after the intent was recorded:
+    by then its push has arrived, or never will. Raises LeaseLost.
     """
     async with database.transaction() as connection:
         await streams.hold(connection, claim)
@@ -242,11 +243,12 @@ async def resolve(database: Database, claim: Claim, *, wait_seconds: float) -> i
     return count
 
 
-async def confess(database: Database, claim: Claim, batch: Batch) -> bool:
-    """After a push that may have arrived when the lease was lost already: whoever holds it is made to look at
-    these windows again. False when the intent still stands, for then its holder will.
+async def doubt_late_push(database: Database, claim: Claim, batch: Batch) -> bool:
+    """Puts the windows of a batch in doubt whose push may have arrived after our lease was lost, so that
+    whoever holds it by now looks at them again. False where the intent is still there: then the holder will
+    do so by itself.
 
-    The one write of this room that proves no fence: a doubt too many costs a call and never a value.
+    This is the only write here that proves no fence: a doubt too many costs a call, and never a value.
     """
     async with database.transaction() as connection:
         await streams.hold_all(connection, claim.connection)  # as whoever writes windows does
@@ -259,8 +261,8 @@ async def confess(database: Database, claim: Claim, batch: Batch) -> bool:
 
 
 async def ensure_days(database: Database, days: Collection[date]) -> None:
-    """The partitions for deliveries of these days, ahead of need and in a transaction each: a batch never
-    waits for the lock of a table while it holds rows.
+    """Makes the partitions for deliveries of these days, each in a transaction of its own and before a batch
+    needs it: so no batch waits for the lock of a table while it holds rows.
     """
     for day in sorted(days):
         await database.execute("select ensure_partition('delivery', $1)", day)
@@ -290,7 +292,7 @@ async def _record_deliveries(connection: Connection, claim: Claim, delivered: Se
 
 
 async def _tell_dead_letters(connection: Connection, claim: Claim, refusals: Sequence[Refusal]) -> None:
-    """One event for what one batch lost, with a sample: not one for each reading."""
+    """Appends one event for all dead letters of a batch, with the first few as a sample."""
     reasons = Counter(refusal.reason for refusal in refusals)
     sample = [
         {

@@ -1,4 +1,4 @@
-"""Inbound streams: which are due, who reads them (lease and fence), and how far they have come."""
+"""Stores inbound streams: which are due, who reads them (lease and fence), and how far they have come."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
 
 CLOCK_OFF = timedelta(seconds=5)
-"""By so much a system's clock may seem to be off between two answers."""
+"""A system's clock may seem to change by so much between two answers, for answers take time."""
 
 RESUME_SECONDS = 600.0
-"""A walk whose last page is older begins again: what a system keeps for a cursor may be gone, or stale."""
+"""A walk whose last page is older than this begins again: its cursor may be gone at the system, or stale."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InboundClaim:
-    """A phase of a stream that is ours until its lease runs out. Every write proves the fence."""
+    """A claimed phase of a stream: it is ours until its lease runs out, and every write proves the fence."""
 
     customer: str
     connection: str
@@ -35,25 +35,31 @@ class InboundClaim:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What names it."""
+        """What names the phase."""
         return (self.connection, self.stream, self.phase)
 
     @property
     def of(self) -> tuple[str, str, str]:
-        """Whose records it reads."""
+        """Customer, connection and stream: whose records it reads."""
         return (self.customer, self.connection, self.stream)
 
     @property
     def fenced(self) -> tuple[str, str, str, str, int]:
-        """Its row, as long as it is ours."""
+        """What finds the row of the phase as long as it is ours."""
         return (*self.of, self.phase, self.fence)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InboundPosition:
-    """How far a phase has come. Times are the system's; `walk_cursor` where a walk can be gone on with.
-    `position`: of the customer's record log. By our clock: `at` is now; `asked_at` when the system's clock
-    showed what `high`, or `origin` where there is none, was made from; `walk_asked_at` that of `walk_high`.
+    """How far a phase has come.
+
+    By the system's clock: `origin` is where history ends and news begin; everything new up to `high` has been
+    read; the walk in hand reads from `walk_low` to `walk_high`. By our clock: `at` is now; `asked_at` is when
+    the system's clock was asked to find `high` (or `origin`, where there is no `high` yet), `walk_asked_at`
+    the same for `walk_high`.
+
+    `walk_cursor`: with which the walk in hand goes on; None where it begins. `position`: of the customer's
+    record log.
     """
 
     origin: datetime | None
@@ -72,13 +78,14 @@ class InboundPosition:
 
 
 Done = Literal["high", "open", "walk"]
-"""What the last page of a walk completes: an interval, the list of what is open, a walk of all keys."""
+"""What is complete when a walk has ended: an interval, the list of what is open, or the walk of all keys."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemClock:
-    """What is known of it: when it was asked, by our clock, and how far it was `ahead` of that. `read_to`: up
-    to when everything had been read, by what it shows now, where it may have been set back.
+    """What is known of a system's clock: when it was asked, by our clock, and how far it was `ahead` of ours.
+    `read_to` is set where it may have been set back: up to when everything has been read, by what it shows
+    now.
     """
 
     asked_at: datetime
@@ -118,7 +125,7 @@ async def begin(
     *,
     initial_days: int,
 ) -> None:
-    """The rows of these phases are worked from now on, and no others of the connection."""
+    """From now on these phases of the connection are worked, and no others."""
     names, kinds = [name for name, _ in phases], [phase for _, phase in phases]
     await connection.execute(sql("inbound_begin"), customer, connection_id, names, kinds, initial_days)
 
@@ -126,17 +133,19 @@ async def begin(
 async def begin_again(
     connection: Connection, customer: str, connection_id: str, stream: str | None, *, initial_days: int
 ) -> None:
-    """History is read once more, and every key looked at; what is new is read beside it."""
+    """Has the history read once more, and all keys walked. What is new is read beside it."""
     await connection.execute(sql("inbound_again"), customer, connection_id, stream, initial_days)
 
 
 async def wake(connection: Connection, connection_id: str, stream: str | None = None) -> None:
-    """What is new is looked for at once."""
+    """Has what is new read at once."""
     await connection.execute(sql("inbound_wake"), connection_id, stream)
 
 
 async def clear(connection: Connection, connection_id: str) -> None:
-    """Nothing is read any more. The records go with the publisher, which empties what the broker retains."""
+    """Ends the streams of a connection. The publisher removes its records, when it has cleared them at the
+    broker.
+    """
     await connection.execute(sql("inbound_clear"), connection_id)
 
 
@@ -168,8 +177,8 @@ async def claim(
     ]
 
 
-async def having(database: Database, connections: Sequence[str]) -> list[str]:
-    """Those of these connections that have a stream at all."""
+async def with_streams(database: Database, connections: Sequence[str]) -> list[str]:
+    """Which of these connections have a stream at all."""
     query = "select distinct connection_id from inbound_stream where connection_id = any($1)"
     return [row["connection_id"] for row in await database.fetch(query, list(connections))]
 
@@ -182,14 +191,14 @@ async def seconds_to_next(database: Database, connections: Sequence[str]) -> flo
 
 
 async def renew(database: Database, claim: InboundClaim, lease_seconds: float) -> None:
-    """Raises LeaseLost when the stream is somebody else's by now."""
+    """Renews the lease. Raises LeaseLost where the stream is somebody else's by now."""
     async with database.connection() as connection:
         if not await connection.fetchval(sql("inbound_renew"), *claim.fenced, lease_seconds):
             raise lost(claim)
 
 
 async def read(database: Database, claim: InboundClaim) -> InboundPosition:
-    """Where it is. Raises LeaseLost."""
+    """Reads how far the phase has come. Raises LeaseLost."""
     async with database.connection() as connection:
         row = await connection.fetchrow(sql("inbound_read"), *claim.fenced, RESUME_SECONDS)
     if row is None:
@@ -200,25 +209,25 @@ async def read(database: Database, claim: InboundClaim) -> InboundPosition:
 async def set_origin(
     database: Database, claim: InboundClaim, now: datetime, asked_at: datetime
 ) -> InboundPosition:
-    """Where history ends and news begin, by the system's clock: the same for all phases of the stream."""
+    """Notes where history ends and news begin, by the system's clock, for all phases of the stream."""
     async with database.connection() as connection:
         await connection.execute(sql("inbound_origin"), *claim.of, now, claim.phase, asked_at)
     return await read(database, claim)
 
 
 async def set_back(database: Database, claim: InboundClaim, now: datetime) -> None:
-    """History is read again where it began in what is the future by now, on the system's clock."""
+    """Has the history read again where, by the system's clock as it is now, it ended in the future."""
     await database.execute(sql("inbound_clock_back"), *claim.of, now)
 
 
 async def abandon(database: Database, claim: InboundClaim) -> None:
-    """The walk in hand begins again at its first page."""
+    """Has the walk in hand begin again at its first page."""
     async with database.connection() as connection:
         await connection.execute(sql("inbound_abandon"), *claim.fenced)
 
 
 async def begin_walk(database: Database, claim: InboundClaim, position: int) -> None:
-    """A walk of all keys begins. Raises LeaseLost."""
+    """Begins a walk of all keys. Raises LeaseLost."""
     async with database.connection() as connection:
         if not await connection.fetchval(sql("inbound_walk"), *claim.fenced, position):
             raise lost(claim)
@@ -237,11 +246,11 @@ async def finish(
     is_asked_for: bool = False,
     event: NewEvent | None = None,
 ) -> None:
-    """Schedules the next run, gives the lease back, and tells what changed since it was last told. One
-    transaction; raises LeaseLost.
+    """Schedules the next run, gives the lease back, and appends an event of the records that changed since
+    the last one. One transaction; raises LeaseLost.
     """
     async with database.transaction() as connection:
-        # the connection's row before the stream's, as every transition takes them
+        # The connection's row is locked before the stream's, as in every transition.
         await connection.execute(sql("connection_lock"), claim.connection)
         how = (state, next_in_seconds, attempts, error, succeeded, put_off, is_asked_for)
         row = await connection.fetchrow(sql("inbound_finish"), *claim.fenced, *how)
@@ -265,8 +274,8 @@ async def finish(
 
 
 async def confirm(connection: Connection, customer: str, connection_id: str, stream: str) -> int | None:
-    """What was told of a stream, and no other of its records, may go with its next walk: how many; None where
-    nothing waits for that.
+    """Lets the next walk delete the records of a stream that a person was told of, and no others. Returns how
+    many they are; None where no deletion waits to be confirmed.
     """
     if not await connection.fetchval(sql("inbound_confirm"), customer, connection_id, stream):
         return None
@@ -276,7 +285,7 @@ async def confirm(connection: Connection, customer: str, connection_id: str, str
 
 
 async def lags(database: Database) -> dict[str, float]:
-    """Of each system, the age in seconds of the last interval that was read whole, of its slowest stream."""
+    """By system the lag of its slowest stream: the age in seconds of the last interval that was read."""
     async with database.connection() as connection:
         rows = await connection.fetch(sql("inbound_lags"))
     return {row["system"]: max(0.0, row["seconds"]) for row in rows}

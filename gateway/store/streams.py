@@ -1,4 +1,4 @@
-"""Streams: which are due, who works on them (lease and fence), and when they run next."""
+"""Stores outbound streams: which are due, who works on them (lease and fence), and when they run next."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Phase = Literal["initial", "incremental"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """A stream that is ours until its lease runs out. Every write proves the fence."""
+    """A claimed stream: it is ours until its lease runs out, and every write proves the fence."""
 
     connection: str
     customer: str
@@ -27,7 +27,9 @@ class Claim:
     fence: int
     attempts: int
     put_off: int = 0
-    """Runs in a row that the system put off: they lengthen the wait, and give up nothing."""
+    """How many runs in a row the system has put off: each lengthens the wait, and no reading is given up for
+    it.
+    """
     trial: bool = False
     """The connection is blocked: one reading may be pushed, to see whether it still is."""
 
@@ -39,10 +41,9 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
-    """How far a stream has come. Times are only set in the initial phase.
-
-    `meters_of`: the configuration whose meters are in force, until the transaction ends. `is_scanned`: a run
-    of another connection has just read the log to its end for this one too.
+    """How far a stream has come. The times are set in the initial phase only. `meters_of`: the configuration
+    whose meters are in force; it stays so until the transaction ends. `is_scanned`: a run of another
+    connection has just scanned the log to its end for this one too.
     """
 
     watermark: int
@@ -67,12 +68,12 @@ class RunTally:
 
     @property
     def moved(self) -> bool:
-        """Whether the run changed anything that somebody sees."""
+        """Whether the run did anything that is seen outside."""
         return bool(self.delivered or self.modified or self.rejected or self.retried)
 
     @property
     def passed(self) -> bool:
-        """Whether the system said for good of a reading that it takes it or does not."""
+        """Whether the system took or refused a reading for good."""
         return bool(self.delivered or self.modified or self.rejected)
 
 
@@ -86,11 +87,11 @@ async def claim(
     in_hand: Sequence[str],
     without: Collection[str] = (),
 ) -> list[Claim]:
-    """Takes up to `limit` due streams, of these connections or of all but those `without`; two replicas never
-    get the same one.
+    """Claims up to `limit` due streams, of these connections or of all but those `without`. Two replicas
+    never get the same stream.
 
-    A lease of our own that no task of ours has `in_hand` ("connection/name/phase") was interrupted: it is
-    taken again at once.
+    Where a lease is our own and no task of ours has the stream `in_hand` ("connection/name/phase") its run
+    was interrupted: it is claimed again at once.
     """
     rows = await database.fetch(
         sql("stream_claim"),
@@ -117,36 +118,36 @@ async def claim(
 
 
 async def rest(database: Database, limit: int) -> bool:
-    """Of up to `limit` streams that are due, those with nothing to do are due an interval later. Whether
-    there are others.
+    """Puts off, by their interval, those of up to `limit` due streams that have nothing to do. Returns
+    whether there are due streams that have something to do.
     """
     others: bool = await database.fetchval(sql("stream_rest"), limit)
     return others
 
 
 async def seconds_to_next(database: Database) -> float | None:
-    """How long until streams should be claimed that are not due yet. What is due in a moment waits for
-    company, by its interval: of thousands that are idle one is due every few milliseconds.
+    """Seconds until streams should be claimed; None where none waits. A stream that falls due alone waits for
+    others, as its interval allows: of thousands of idle streams one falls due every few milliseconds.
     """
     seconds: float | None = await database.fetchval(sql("stream_next"))
     return seconds
 
 
 async def give_back(database: Database, claim: Claim) -> None:
-    """The stream is as it was: whoever can serve it takes it."""
+    """Gives a claimed stream back as it was: whoever can serve it claims it."""
     await database.execute(sql("stream_return"), *claim.key, claim.fence)
 
 
 async def renew(database: Database, claim: Claim, lease_seconds: float) -> None:
-    """Raises LeaseLost when the stream is somebody else's by now."""
+    """Renews the lease. Raises LeaseLost where the stream is somebody else's by now."""
     async with database.connection() as connection:
         if not await connection.fetchval(sql("stream_renew"), *claim.key, claim.fence, lease_seconds):
             raise lost(claim)
 
 
 async def read(connection: Connection, claim: Claim, *, along_seconds: float = 0.0) -> Position:
-    """The first step of a transaction that works on the stream. `along_seconds`: how long a scan by another
-    connection's run counts as its own. Raises LeaseLost.
+    """Reads how far the stream is: the first step of a transaction that works on it. `along_seconds`: for how
+    long a scan by another connection's run counts as one of its own. Raises LeaseLost.
     """
     row = await connection.fetchrow(sql("stream_read"), *claim.key, claim.fence, along_seconds)
     if row is None:
@@ -155,10 +156,11 @@ async def read(connection: Connection, claim: Claim, *, along_seconds: float = 0
 
 
 async def prove(connection: Connection, claim: Claim) -> None:
-    """The last step of a transaction: the stream is still ours, and is until the commit. Raises LeaseLost.
+    """Proves that the stream is still ours, and locks it until the commit: the last step of a transaction.
+    Raises LeaseLost.
 
-    Last, because every transaction takes the windows it writes first and the stream after them: none waits in
-    a circle.
+    Every transaction locks the windows that it writes first, and the stream after them, so none waits for
+    another in a circle.
     """
     if not await connection.fetchval(sql("stream_lock"), *claim.key, claim.fence):
         raise lost(claim)
@@ -171,10 +173,10 @@ async def may_call(database: Database, claim: Claim) -> bool:
 
 
 async def hold(connection: Connection, claim: Claim) -> None:
-    """The first step of a transaction that writes windows. Raises LeaseLost.
+    """Shares the stream's row: the first step of a transaction that writes windows. Raises LeaseLost.
 
-    Until the transaction ends no change of meters and no disconnection begins: they take the stream whole and
-    then windows, and would wait for ours while we wait for the stream.
+    Until the transaction ends no change of meters and no disconnection can begin. They lock the stream whole
+    and then windows: without this they would wait for our windows while we wait for the stream.
     """
     if not await connection.fetchval(sql("stream_hold"), *claim.key, claim.fence):
         raise lost(claim)
@@ -191,7 +193,7 @@ def lost(claim: Claim) -> LeaseLost:
 
 
 async def is_initial_pending(database: Database, claim: Claim) -> bool:
-    """Whether the stream's history is not delivered yet."""
+    """Whether the initial sync of the stream is not done yet."""
     pending: bool = await database.fetchval(sql("initial_pending"), claim.connection, claim.name)
     return pending
 
@@ -205,8 +207,9 @@ async def begin_again(
     max_backfill: timedelta | None,
     max_future: timedelta,
 ) -> None:
-    """The initial phase walks the stored history once more; the incremental one goes on beside it."""
-    # the incremental phase is there and keeps its watermark
+    """Has the initial phase walk the stored history once more. The incremental phase keeps its watermark and
+    goes on beside it.
+    """
     await connection.execute(
         sql("stream_begin"), connection_id, name, True, days, max_backfill, max_future, 0
     )
@@ -227,8 +230,9 @@ async def finish(
     waits: bool = False,
     event: NewEvent | None = None,
 ) -> None:
-    """Schedules the next run, gives the lease back, keeps a record of a run that moved or failed, and tells.
-    `waits`: nothing could be done, and what failed before is still so. One transaction; raises LeaseLost.
+    """Schedules the next run, gives the lease back, stores a record of a run that did something or failed,
+    and appends the event. `waits`: nothing could be done, so failures before this run still count. One
+    transaction; raises LeaseLost.
     """
     counts = (
         tally.samples,
@@ -240,7 +244,7 @@ async def finish(
     )
     how = (state, next_in_seconds, attempts, error, succeeded, tally.moved, put_off, waits)
     record = (started_at, "completed" if error is None else "failed", *counts)
-    # without an event the statement is the transaction: a round trip and not three
+    # Without an event the statement is a transaction by itself: one round trip in place of three.
     async with database.connection() if event is None else database.transaction() as connection:
         if not await connection.fetchval(sql("stream_finish"), *claim.key, claim.fence, *how, *record):
             raise lost(claim)

@@ -1,4 +1,4 @@
-"""Telemetry: one transaction for a batch of samples, its new devices and its dead letters."""
+"""Stores telemetry: a batch of samples, its new devices and its dead letters in one transaction."""
 
 from __future__ import annotations
 
@@ -35,33 +35,38 @@ Sample = tuple[Key, Metrics, int]
 """key, metrics, receipt in microseconds since the epoch."""
 
 Samples = dict[tuple[str, str], list[Sample]]
-"""By customer and device, in their order, each device's in the order of their times. Whoever writes does so
-in this order: a replay beside ingest, or two sessions, would wait for each other in a circle.
+"""Samples by (customer, device) in ascending order, those of each device in the order of their times.
+Everybody writes in this order: else a replay and ingest, or two sessions, could wait for each other in a
+circle.
 """
 
 DAY = 86_400_000_000
+"""In microseconds."""
+
 NEVER = 1 << 63
-"""After every time."""
+"""A time after every other."""
 
 MAX_REMEMBERED = 100_000
 REFUSED_SECONDS = 60.0
+"""How many devices that were refused are remembered, and for how long."""
+
 ROW_BYTES = 200
-"""What a sample takes beside its metrics, with its places in indexes."""
+"""About how many bytes a sample takes beside its metrics, with its entries in indexes."""
 
 
 def no_quota(_customer: str) -> int:
-    """Where nobody bounds devices."""
+    """The default of `max_devices`: a customer may have any number."""
     return 2**31 - 1
 
 
-def unheard(_customer: str, _day: date, _size: int) -> None:
-    """For who does not count what is stored."""
+def ignore_stored_bytes(_customer: str, _day: date, _size: int) -> None:
+    """The default of `on_stored_bytes`: nobody counts what is stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """New rows and changed rows; the others of the batch were there already. `exceeded`: of what was over a
-    quota, what begins with it.
+    """How many rows are new and how many changed; the other samples of the batch were there already.
+    `exceeded`: the quotas that this batch was the first to exceed.
     """
 
     stored: int
@@ -70,15 +75,15 @@ class Written:
 
 
 class LogMissing(StoreUnavailable):
-    """A customer that was known has no log any more: the batch is tried again, and opens it."""
+    """A customer that was known has no log any more. The batch is tried again, and opens the log."""
 
 
 class TelemetryStore:
-    """Writes batches. Remembers which devices and days are known, and only ever what was committed.
+    """Writes batches. Remembers devices and days that are known, and only after they were committed.
 
-    `term`: the lease under which they are written; None where nobody else writes the same. `max_devices`: how
-    many a customer may have. `count` is told, after a commit, about how many bytes of a customer's day it
-    wrote.
+    `term`: the lease under which batches are written; None where nobody else writes the same samples.
+    `max_devices`: how many devices a customer may have. `on_stored_bytes` is called after a commit with
+    customer, day and about how many bytes of samples were written.
     """
 
     def __init__(
@@ -88,17 +93,19 @@ class TelemetryStore:
         register_customers: bool,
         max_devices: Callable[[str], int] = no_quota,
         term: Term | None = None,
-        count: Callable[[str, date, int], None] = unheard,
+        on_stored_bytes: Callable[[str, date, int], None] = ignore_stored_bytes,
     ) -> None:
         self._database = database
         self._term = term
         self._max_devices = max_devices
-        self._count = count
-        self._refused: set[tuple[str, str]] = set()  # beyond the limit, until it is asked again
+        self._on_stored_bytes = on_stored_bytes
+        self._refused: set[tuple[str, str]] = set()
+        """Devices beyond the limit of their customer. They are refused without asking until `_refused_until`.
+        """
         self._refused_until = 0.0
         self._register_customers = register_customers
-        # by device that is known: what the database knows to be its oldest, or later
         self._oldest: dict[tuple[str, str], int] = {}
+        """By known device the time of its oldest sample, as the database has it, or a later one."""
         self._days: set[int] = set()
         self._newest = Newest()
         self._told = quotas.ToldExcesses()
@@ -111,18 +118,19 @@ class TelemetryStore:
         *,
         also: Callable[[Connection], Awaitable[None]] | None = None,
     ) -> Written:
-        """Stores all or nothing. `samples` are (key, metrics, receipt in microseconds) with no key twice;
-        `excesses`: what of the batch was over a quota, told with it; `also`: what else belongs to them.
+        """Stores all or nothing. `samples` has no key twice; `excesses`: what of the batch was over a quota;
+        `also` is called in the same transaction.
 
-        Raises StoreUnavailable (try again), StoreRejected (some of it can never be stored), CustomersLeft or
-        TooManyDevices (all but theirs can be) or LeaseLost (whoever has the lease now stores it).
+        Raises StoreUnavailable (try again), StoreRejected (some of it can never be stored), CustomersLeft and
+        TooManyDevices (everything but what is theirs can be stored), and LeaseLost (whoever has the lease now
+        stores it).
         """
         try:
             return await self._write(samples, dead, excesses, also)
-        except NotExceeded:
+        except NotExceeded:  # an excess that was open is over: it begins anew
             self._told.clear()
-        except StoredAlready:
-            pass  # what was taken for later is there: it is forgotten now, and each sample is looked for
+        except StoredAlready:  # a sample is not later than all stored ones: the second try looks for each
+            pass
         return await self._write(samples, dead, excesses, also)
 
     async def _write(
@@ -134,43 +142,45 @@ class TelemetryStore:
     ) -> Written:
         ordered = in_order(samples)
         devices = ordered.keys() - self._oldest.keys()
-        oldest = self._older(ordered)
+        oldest = self._new_oldest(ordered)
         days = days_of(ordered)
-        self._raise_known(devices)
+        self._refuse_known(devices)
         newest = self._newest.take(ordered)
         written = Written(stored=0, modified=0)
         sizes: dict[str, int] = {}
         exceeded: tuple[Excess, ...] = ()
         try:
             await self._ensure_partitions(days)
-            # What comes mostly is one statement, a transaction by itself, which writes nothing that it does
-            # not mean to keep: begin and commit around it would be two round trips before each PUBACK. So
-            # it is in a flood: what is over quotas that are told already is counted by the same statement.
+            # A usual batch is one statement, which is a transaction by itself: begin and commit around it
+            # would be two round trips before each PUBACK. So is a batch in a flood: the statement also counts
+            # what is over quotas whose excess was told already.
             writes = bool(samples) or self._term is not None
-            told = writes and self._told.covers(excesses, clock.monotonic())
-            counted = quotas.document(excesses) if told else None
-            several = devices or oldest or also is not None or dead or (excesses and counted is None)
-            async with self._database.transaction() if several else self._database.connection() as connection:
+            are_told = writes and self._told.covers(excesses, clock.monotonic())
+            counted = quotas.document(excesses) if are_told else None
+            has_new_excess = bool(excesses) and counted is None
+            is_one_statement = not (devices or oldest or also is not None or dead or has_new_excess)
+            session = self._database.connection() if is_one_statement else self._database.transaction()
+            async with session as connection:
                 if devices:
                     await self._register(connection, sorted(devices), {customer for customer, _ in days})
                 if writes:
                     written = await insert(connection, ordered, days, self._term, sizes, counted, newest)
-                if oldest:  # after the logs of their customers, as whoever registers devices
+                if oldest:  # after the logs of their customers are locked, as when devices are registered
                     await _note_oldest(connection, oldest)
                 if also is not None:
                     await also(connection)
                 if dead:
                     await keep(connection, dead)
-                if excesses and counted is None:
+                if has_new_excess:
                     exceeded = await quotas.note(connection, excesses)
         except TooManyDevices as error:
-            self._refuse(error.devices)
+            self._remember_refused(error.devices)
             raise
         except CustomersLeft as error:
             self._forget_customers(error.customers)
             raise
         except (StoreRejected, LogMissing):
-            self._forget()
+            self._forget_all()
             raise
         self._oldest |= oldest
         self._newest.put(ordered, newest, is_new=written.stored == len(samples))
@@ -180,31 +190,33 @@ class TelemetryStore:
         return Written(stored=written.stored, modified=written.modified, exceeded=exceeded)
 
     async def _ensure_partitions(self, days: Collection[tuple[str, int]]) -> None:
-        """Each in a transaction of its own: no lock of a table while rows are held. Raises StoreError."""
+        """Makes the partitions of these days, each in a transaction of its own: so no lock of a table is
+        awaited while rows are locked. Raises StoreError.
+        """
         for day in sorted({day for _, day in days} - self._days):
             await self._database.execute("select ensure_partition('telemetry', $1)", _date(day))
             self._days.add(day)
 
     def _forget_customers(self, customers: Collection[str]) -> None:
-        """These customers left; what is known of the others is as it was."""
+        """Forgets the devices of customers that left."""
         self._oldest = {pair: at for pair, at in self._oldest.items() if pair[0] not in customers}
 
-    def _refuse(self, devices: frozenset[tuple[str, str]]) -> None:
+    def _remember_refused(self, devices: frozenset[tuple[str, str]]) -> None:
         if len(self._refused) < MAX_REMEMBERED:
             self._refused |= devices
         self._refused_until = clock.monotonic() + REFUSED_SECONDS
 
-    def _forget(self) -> None:
-        """It may be that what we know is gone: a day that retention dropped, a dump that was restored."""
+    def _forget_all(self) -> None:
+        """Forgets all devices and days: they may be gone, by retention or by a dump that was restored."""
         self._oldest.clear()
         self._days.clear()
 
     async def replay(
         self, samples: Mapping[Key, Metrics], received: int, letter: int, kept: KeptDeadLetter
     ) -> Written:
-        """Stores what an earlier message holds, and removes its dead letter, in one transaction: all or
-        nothing, and done twice it changes nothing more. What was received after the message stays as it is:
-        only metrics that are missing there are added. Raises as `write`.
+        """Stores the samples of a dead message and removes its dead letter, in one transaction. Done twice it
+        changes nothing more. A sample that was received after the message stays as it is: only metrics that
+        it lacks are added. Raises as `write`.
         """
         devices = sorted({(key[0], key[1]) for key in samples})
         days = {(key[0], key[2] // DAY) for key in samples}
@@ -213,30 +225,33 @@ class TelemetryStore:
         await self._ensure_partitions(days)
         async with self._database.transaction() as connection:
             if samples:
-                # the logs are locked from here on: nothing of these customers changes between look and write
+                # This locks the logs: nothing of these customers changes between the look and the write.
                 await self._register(connection, devices, {customer for customer, _ in days})
-                news = await _news(connection, samples, received, kept.last_at)
+                news = await _not_replaced(connection, samples, received, kept.last_at)
                 if news:
                     ordered = in_order(news)
                     written = await insert(connection, ordered, days_of(ordered), None, sizes)
-                    await _note_oldest(connection, self._older(ordered))
+                    await _note_oldest(connection, self._new_oldest(ordered))
             await connection.execute(sql("dead_letter_remove"), letter, kept.occurrences)
         if written.stored:
             self._count_stored(sizes, days, written.stored / len(samples))
         return written
 
     def _count_stored(self, sizes: dict[str, int], days: Collection[tuple[str, int]], part: float) -> None:
-        """`part` of the samples is new. A customer's bytes are spread evenly over its days of the batch."""
-        of: dict[str, list[int]] = {}
+        """Tells how many bytes were stored. `part` of the samples is new. A customer's bytes are spread
+        evenly over its days of the batch.
+        """
+        days_by_customer: dict[str, list[int]] = {}
         for customer, day in days:
-            of.setdefault(customer, []).append(day)
+            days_by_customer.setdefault(customer, []).append(day)
         for customer, size in sizes.items():
-            for day in of[customer]:
-                self._count(customer, _date(day), int(size * part) // len(of[customer]))
+            own = days_by_customer[customer]
+            for day in own:
+                self._on_stored_bytes(customer, _date(day), int(size * part) // len(own))
 
-    def _older(self, samples: Samples) -> dict[tuple[str, str], int]:
-        """The oldest sample of each device, where it may be older than all that are stored: a device's first,
-        and what comes late.
+    def _new_oldest(self, samples: Samples) -> dict[tuple[str, str], int]:
+        """The time of the oldest sample of each device, where it may be older than all that are stored: of a
+        device's first sample, and of late ones.
         """
         known = self._oldest
         return {
@@ -245,25 +260,26 @@ class TelemetryStore:
             if theirs[0][0][2] < known.get(device, NEVER)
         }
 
-    def _raise_known(self, devices: set[tuple[str, str]]) -> None:
-        """What was refused a moment ago is refused without asking: a flood of invented
-        devices costs little.
+    def _refuse_known(self, devices: set[tuple[str, str]]) -> None:
+        """Raises TooManyDevices for devices that were refused a moment ago, without asking the database: so a
+        flood of invented devices costs little.
         """
         if clock.monotonic() >= self._refused_until:
             self._refused.clear()
-        if known := devices & self._refused:
-            raise TooManyDevices(frozenset(known))
+        refused = devices & self._refused
+        if refused:
+            raise TooManyDevices(frozenset(refused))
 
     async def _register(
         self, connection: Connection, devices: Sequence[tuple[str, str]], batch_customers: Collection[str]
     ) -> None:
-        """Raises TooManyDevices for those for which there is no room.
-        `batch_customers`: all of the batch's.
+        """Registers devices. Raises TooManyDevices for those beyond the limit of their customer.
+        `batch_customers`: all customers of the batch.
         """
         customers = [customer for customer, _ in devices]
         if self._register_customers:
             await connection.execute(sql("telemetry_register_customers"), customers)
-        # The logs of the whole batch at once: locked one part after the other they would not be in one order.
+        # Locks the logs of the whole batch at once, so that they are locked in one order.
         await connection.execute(sql("log_open"), list(batch_customers))
         rows = await connection.fetch(
             sql("telemetry_register_devices"),
@@ -284,32 +300,40 @@ async def insert(
     counted: list[dict[str, object]] | None = None,
     newest: Mapping[tuple[str, str], int] | None = None,
 ) -> Written:
-    """Raises LeaseLost when the term is over: by then a successor may have stored later values. `days`:
-    `days_of` them. `sizes` is given about how many bytes of each customer these are. `counted`: what of the
-    batch is over quotas that are told already; NotExceeded where one is not. `newest`: what is known of
-    its devices; StoredAlready where all samples are later than that, and one is there all the same.
+    """Inserts samples. Raises LeaseLost when the term is over: by then a successor may have stored later
+    values.
+
+    - `days`: `days_of(samples)`.
+    - `sizes` is an output: to each customer is added about how many bytes its samples take.
+    - `counted`: what of the batch is over quotas whose excess was told already. Raises NotExceeded where one
+      was not.
+    - `newest`: the newest known sample of each device. Where all samples are later, the statement need not
+      look for stored ones; it raises StoredAlready where one is there all the same.
     """
     dumps = orjson.dumps
     days = sorted(days)
     customers = list(dict.fromkeys(customer for customer, _ in days))
     places = {customer: place for place, customer in enumerate(customers, 1)}
-    names, devices, texts, of = list[str](), list[str](), list[str](), list[int]()
+    sample_customers, sample_devices, sample_places = list[str](), list[str](), list[int]()
+    texts = list[str]()
     for (customer, device), theirs in samples.items():
-        count, written = len(theirs), [dumps(metrics).decode() for _, metrics, _ in theirs]
-        names += [customer] * count
-        devices += [device] * count
-        of += [places[customer]] * count
+        count = len(theirs)
+        written = [dumps(metrics).decode() for _, metrics, _ in theirs]
+        sample_customers += [customer] * count
+        sample_devices += [device] * count
+        sample_places += [places[customer]] * count
         texts += written
         sizes[customer] = sizes.get(customer, 0) + sum(map(len, written)) + ROW_BYTES * count
+    is_all_new = newest is not None and is_later(samples, newest)
     row = await connection.fetchrow(
-        sql("telemetry_add" if newest is not None and is_later(samples, newest) else "telemetry_write"),
-        names,
-        devices,
+        sql("telemetry_add" if is_all_new else "telemetry_write"),
+        sample_customers,
+        sample_devices,
         [key[2] for theirs in samples.values() for key, _, _ in theirs],
         texts,
         [received for theirs in samples.values() for _, _, received in theirs],
         customers,
-        of,
+        sample_places,
         [customer for customer, _ in days],
         [_date(day) for _, day in days],
         [places[customer] for customer, _ in days],
@@ -338,11 +362,12 @@ async def _note_oldest(connection: Connection, oldest: Mapping[tuple[str, str], 
     )
 
 
-async def _news(
+async def _not_replaced(
     connection: Connection, samples: Mapping[Key, Metrics], received: int, last_at: datetime
 ) -> list[Sample]:
-    """What of these samples is not replaced by something that was received later than `last_at`. A row to
-    which the rest is added keeps that it was: or the next replay would take itself for the later one.
+    """What is to be written of these samples: of one that is stored already, and was received later than
+    `last_at`, only the metrics that it lacks. Such a row keeps its time of receipt: else another replay would
+    be taken for the later one.
     """
     keys = list(samples)
     rows = await connection.fetch(
@@ -358,8 +383,8 @@ async def _news(
 
 
 def in_order(samples: Iterable[Sample]) -> Samples:
-    """A device's samples come nearly in order, and so cost little to sort: half of what sorting all of them
-    by their key does.
+    """Puts samples in the order of `Samples`. Each device is sorted by itself: its samples come nearly in
+    order, so this costs half of sorting all samples by their key.
     """
     by_device: Samples = {}
     for sample in samples:
@@ -374,7 +399,7 @@ def in_order(samples: Iterable[Sample]) -> Samples:
 
 
 def days_of(samples: Samples) -> set[tuple[str, int]]:
-    """Customer and day of every sample, a day since the epoch."""
+    """The (customer, day) of all samples. Days are counted from the epoch."""
     found: set[tuple[str, int]] = set()
     for (customer, _), theirs in samples.items():
         first, last = theirs[0][0][2] // DAY, theirs[-1][0][2] // DAY

@@ -1,6 +1,4 @@
-"""Due windows: marking them from telemetry, and computing their values. No telemetry leaves PostgreSQL as
-rows.
-"""
+"""Marks due windows by telemetry, and computes their values. PostgreSQL does both: no sample leaves it."""
 
 from __future__ import annotations
 
@@ -18,7 +16,9 @@ from gateway.store.streams import Claim
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
-    """Positions past `after` up to `until`, to scan now; `end` is where the log ends for the moment."""
+    """A slice of the log: the positions past `after` up to `until`. `end` is where the log ends at the
+    moment.
+    """
 
     after: int
     until: int
@@ -32,8 +32,8 @@ class Slice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SliceReader:
-    """A connection that a slice is scanned for: what it has of it already, and how late
-    its samples may come.
+    """A connection that a slice is scanned for. It has scanned all positions up to `past` before; its samples
+    may come as late as `lateness`.
     """
 
     connection: str
@@ -43,14 +43,14 @@ class SliceReader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Marked:
-    """What one step of an initial sync looked at, and how many windows it marked."""
+    """How many samples one step of an initial sync looked at, and how many windows it marked."""
 
     samples: int
     windows: int
 
 
 async def next_slice(connection: Connection, customer: str, watermark: int, rows: int) -> Slice:
-    """The next whole positions past the watermark: about `rows` samples, more when one position alone has
+    """The next slice past the watermark: whole positions with about `rows` samples, or a single one that has
     more.
     """
     bounds = await connection.fetchrow(sql("scan_bounds"), customer, watermark, rows)
@@ -66,8 +66,8 @@ async def mark_changed(
     *,
     with_neighbours: bool,
 ) -> int:
-    """Marks every window of the readers that the slice touches, `with_neighbours` also those that depend on
-    what it touches; the number of samples looked at.
+    """Marks every window of the readers in which a sample of the slice lies; `with_neighbours` also windows
+    whose value depends on such a sample. Returns how many samples were looked at.
     """
     samples: int = await connection.fetchval(
         sql("scan_mark"),
@@ -85,9 +85,9 @@ async def mark_changed(
 async def along(
     connection: Connection, claim: Claim, part: Slice, beside: Mapping[str, int]
 ) -> dict[str, int]:
-    """Which of the connections `beside` (to the configuration that each is served of) this slice can be
-    scanned for too, and the position that each is scanned to. Their meters stay in force until the
-    transaction ends.
+    """Which of the connections `beside` the slice can be scanned for too, each with the position that it has
+    scanned up to. `beside` has, for each, the number of the configuration that its link was built from. Their
+    meters stay in force until the transaction ends.
     """
     rows = await connection.fetch(
         sql("scan_along"),
@@ -102,8 +102,8 @@ async def along(
 
 
 async def advance(connection: Connection, claim: Claim, part: Slice, others: Collection[str] = ()) -> None:
-    """Moves the incremental watermark of the stream, and of the `others` that the slice was scanned for, in
-    the transaction that marked everything up to it.
+    """Advances the incremental watermark of the stream, and of the `others` that the slice was scanned for.
+    Called in the transaction that marked the windows of the slice.
     """
     await connection.execute(
         sql("scan_advance"), claim.connection, claim.name, part.until, part.end, list(others)
@@ -111,7 +111,7 @@ async def advance(connection: Connection, claim: Claim, part: Slice, others: Col
 
 
 async def history_days(connection: Connection, start: datetime, until: datetime) -> dict[date, int]:
-    """The days in [start, until] that have a partition, ascending: about how many samples each holds."""
+    """About how many samples each day in [start, until] holds, ascending; only days that have a partition."""
     rows = await connection.fetch(sql("history_days"), start, until)
     return {row["day"]: row["samples"] for row in rows}
 
@@ -126,10 +126,11 @@ async def mark_initial(
     total: int,
     walked: int,
 ) -> Marked:
-    """Marks the windows of the samples in [start, end) and moves the cursor from `start` to `end`: `walked`
-    of `total` samples, about, are behind it.
+    """Marks the windows of the samples in [start, end) and moves the cursor from `start` to `end`. About
+    `walked` of `total` samples are behind it then.
 
-    A walk that was begun again meanwhile stays where that begins: marks too many are settled.
+    Where the walk was begun again meanwhile the cursor stays at its new beginning. The marks that are too
+    many do no harm: their windows are settled.
     """
     row = await connection.fetchrow(
         sql("initial_mark"), claim.connection, claim.customer, start, end, lateness
@@ -140,19 +141,19 @@ async def mark_initial(
 
 
 async def hand_over(connection: Connection, claim: Claim) -> None:
-    """At the end of an initial sync: what is still open goes on with the incremental one."""
+    """Hands the windows of an initial sync that are not closed yet over to the incremental sync."""
     await connection.execute(sql("initial_hand_over"), claim.connection)
 
 
 BEGINNING = (datetime(1, 1, 1, tzinfo=UTC), "")
-"""Before every window."""
+"""A (window start, meter) before every other."""
 
 
 async def compute_due(
     connection: Connection, claim: Claim, limit: int, after: tuple[datetime, str] = BEGINNING
 ) -> list[DueWindow]:
-    """Up to `limit` closed windows, the oldest past `after` (window start, meter), ascending by (meter,
-    window_start).
+    """Computes up to `limit` closed windows, the oldest ones past `after` (window start, meter). Returns them
+    ascending by (meter, window_start).
     """
     rows = await connection.fetch(
         sql("due_compute"), claim.connection, claim.phase, claim.customer, limit, *after
@@ -164,7 +165,7 @@ def _due(row: Record) -> DueWindow:
     computed = row["computed"]
     made = Reduced(*computed or ())
     scale, offset, conversion = row["scale"], row["value_offset"], row["conversion"]
-    if scale != 1.0 or offset != 0.0 or conversion is not None:  # most meters tell what their samples make
+    if scale != 1.0 or offset != 0.0 or conversion is not None:  # most meters have no arithmetic
         arithmetic = Arithmetic(scale=scale, offset=offset, conversion=conversion_of(conversion))
         made = told(made, arithmetic, row["reduce"])
     return DueWindow(

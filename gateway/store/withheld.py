@@ -1,9 +1,10 @@
-"""Withheld windows: those whose value lay within the deadband of what the system held before them.
+"""Stores withheld windows: those whose value lay within the deadband around what the system held before them.
 
-What a window was compared with may change later: by a correction, a late sample, a dead letter that is taken
-after all, or the other phase of its stream. Whoever changes it notes that the windows after it are to be
-looked at again, in the same transaction. Both sides hold one lock, so that no window is withheld on account
-of what is just being replaced. That lock comes before every window, as scans know nothing of it.
+The value that a window was compared with may change later: by a correction, by a late sample, by a dead
+letter that is taken after all, or by the other phase of its stream. Whoever changes it notes in the same
+transaction that the windows after it are to be looked at again. Both sides take one lock, so that no window
+is withheld by a value that is just being replaced. The lock is taken before any window, for scans, which lock
+windows, do not know it.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from gateway.store.streams import Claim
 
 
 async def lock(connection: Connection, claim: Claim) -> None:
-    """Until the transaction ends nobody else decides what is withheld. After the streams' rows, before any
-    window.
+    """Locks, until the transaction ends, what is withheld of the connection. Taken after the streams' rows
+    and before any window.
     """
     await connection.execute(sql("withheld_lock"), claim.connection)
 
@@ -28,15 +29,12 @@ async def lock(connection: Connection, claim: Claim) -> None:
 async def settle(
     database: Database, claim: Claim, pairs: Sequence[tuple[DueWindow, float]]
 ) -> list[DueWindow]:
-    """Withholds those windows whose reference is what the system holds, and returns them; the others stay
-    due.
-
-    One transaction. Raises LeaseLost.
+    """Withholds the windows whose reference the system holds, and returns them. The others stay due. One
+    transaction; raises LeaseLost.
     """
     by_place = {(due.meter, due.window_start): due for due, _ in pairs}
-    async with (
-        database.connection() as connection
-    ):  # a batch never waits for the lock of a table while it holds rows
+    # Before the transaction, so that no lock of a table is awaited while rows are locked.
+    async with database.connection() as connection:
         for day in sorted({due.window_start.date() for due, _ in pairs}):
             await connection.execute("select ensure_partition('withheld', $1)", day)
     async with database.transaction() as connection:
@@ -62,8 +60,9 @@ async def settle(
 
 
 async def compared_anew(connection: Connection, claim: Claim, taken: Sequence[tuple[str, datetime]]) -> None:
-    """In the transaction that records what the system took (meter, window start): the windows that were
-    compared with what it held before are to be looked at again. The transaction holds `lock`.
+    """Notes that windows are to be looked at again which were compared with what the system held before it
+    took these (meter, window start). Called in the transaction that records what it took, and which holds
+    `lock`.
     """
     if taken:
         await connection.execute(
@@ -72,7 +71,7 @@ async def compared_anew(connection: Connection, claim: Claim, taken: Sequence[tu
 
 
 async def mark_again(database: Database, claim: Claim) -> None:
-    """Makes due what is to be looked at again. Raises LeaseLost."""
+    """Marks the windows that are to be looked at again as due. Raises LeaseLost."""
     async with database.connection() as connection:
         if not await connection.fetchval(sql("withheld_waiting"), claim.connection):
             return

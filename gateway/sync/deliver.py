@@ -1,8 +1,9 @@
-"""Deliver: closed due windows to the system, every outcome stored before the next batch. Which windows a
-batch has is said by `gateway.sync.due_batches`.
+"""Delivers due windows to the system. The outcome of each batch is stored before the next one is pushed.
+Which windows are in a batch is decided in `gateway.sync.due_batches`.
 
-A batch is pushed only after its intent is committed. What ends between the two leaves an intent; its windows
-are in doubt, and are asked for or sent again whatever was recorded for them.
+A batch is pushed only after its intent is committed. A process that ends between the two leaves the intent.
+Then the windows of the batch are in doubt: the system is asked for them, or they are sent again, whatever was
+recorded for them.
 """
 
 from __future__ import annotations
@@ -39,21 +40,21 @@ from gateway.sync.turns import Turns
 log = structlog.get_logger(__name__)
 
 ALONE_FAILURES = 3
-"""Failures of a reading that was sent alone, before it is parked while the system takes others."""
+"""A reading that was sent alone and failed so often, while the system took others, becomes a dead letter."""
 
-FRESH = 1 / 3
-"""Of the lease: a push begins within this after the proof that the lease is ours, or not at all."""
+PUSH_WINDOW = 1 / 3
+"""Part of the lease. A push begins within it after the lease was proved to be ours, or not at all."""
 
-CONFESS_SECONDS = 5.0
-"""For telling that a push may have outlived its lease: we may be shutting down."""
+LATE_PUSH_SECONDS = 5.0
+"""How long it may take to note that a push may have outlived its lease: we may be shutting down."""
 
 FIND_TIMEOUTS = 4
-"""Push time-outs that a question about what is in doubt may take: it may have several pages."""
+"""How many push time-outs a question about windows in doubt may take: the answer may have several pages."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Armed:
-    """A batch whose intent is committed."""
+class _ReadyBatch:
+    """A batch whose intent is committed: it may be pushed."""
 
     pairs: Sequence[Pair]
     batch: Batch
@@ -61,7 +62,7 @@ class _Armed:
 
 
 class Delivery:
-    """The delivering half of one run of one stream."""
+    """The deliveries of one run of one stream."""
 
     def __init__(
         self,
@@ -78,9 +79,9 @@ class Delivery:
         turns: Turns,
         is_searching: bool = False,
     ) -> None:
-        """`days`: those that are known to have a partition, for all runs of a process, as `turns` are.
-        `is_searching`: batches stay as small as the failures made them, for a reading among them may be at
-        fault.
+        """`days`: the days that are known to have a partition for deliveries; all runs of a process share it,
+        and `turns`. `is_searching`: batches stay as small as failures made them, for one of their readings
+        may be at fault.
         """
         self._database = database
         self._claim = claim
@@ -92,61 +93,66 @@ class Delivery:
         self._lease_seconds = lease.total_seconds()
         self._turns = turns
         self._due = DueBatches(database, claim, link, days=days, turns=turns, is_searching=is_searching)
-        self._armed: _Armed | None = None
+        self._ready: _ReadyBatch | None = None
+        """The batch to push next, once its intent is committed."""
         self.called = False
-        """Whether the system was asked anything."""
+        """Whether the system was called."""
         self.answered = False
         """Whether it answered a push."""
         self.waiting: dict[str, str] = {}
-        """The meters that it has wait, with what it said last."""
+        """The meters that have to wait, with what the system said last of each."""
 
     @property
     def _connector(self) -> Connector:
         return self._link.connector
 
     async def resolve(self) -> None:
-        """The first step of a run: what the one before left on its way is in doubt.
+        """The first step of a run: the windows of a batch that an earlier run left without an outcome are in
+        doubt.
 
-        Nothing of it is asked or sent before a push that was begun with it has arrived or run out of time.
+        They are not asked for or sent until a push of that batch has arrived or can arrive no more.
         """
         if await deliveries.is_resolved(self._database, self._claim):
             return
-        # a push may begin up to FRESH of the lease after its intent
-        wait = max(self._push_timeout + FRESH * self._lease_seconds, self._unknown_wait)
+        # A push may begin up to PUSH_WINDOW of the lease after its intent was recorded.
+        wait = max(self._push_timeout + PUSH_WINDOW * self._lease_seconds, self._unknown_wait)
         if self._connector.capabilities.keeps_latest:
             wait = 0.0
         count = await deliveries.resolve(self._database, self._claim, wait_seconds=wait)
         log.info("sync.batch_in_doubt", connection=self._claim.connection, readings=count)
 
     async def deliver_once(self) -> bool:
-        """Computes and delivers up to `Turns.windows` closed windows; False when none is due.
+        """Computes and delivers up to `Turns.windows` closed windows; False where none is due.
 
-        Raises ConnectorError when the system could not serve a push, and CallsEnded; what was pushed before
+        Raises ConnectorError where the system could not serve a push, and CallsEnded; what was pushed before
         is stored.
         """
-        if self._armed is None and not self._due and not await self._due.look():
+        if self._ready is None and not self._due and not await self._due.look():
             return False
         reached = self._due.reached
-        while self._due.reached == reached and (pairs := await self._next_pairs()):
+        while self._due.reached == reached:  # until the windows of another look are put into batches
+            pairs = await self._next_pairs()
+            if not pairs:
+                break
             await self._push(pairs)
-        if self._due.has_aside:
+        if self._due.has_unsent:
             await self._record(BatchResults())
         await self._withhold()
         return True
 
     @property
     def is_done(self) -> bool:
-        """Whether what was due is delivered, as far as can be known without another look: what was marked or
-        closed since is the next run's. Never after anything that was not simply taken, which a look may find
-        due again.
+        """Whether all that was due is delivered, as far as is known without another look; what was marked or
+        closed since is left to the next run. False where a look may find something due again: after a
+        failure, after a meter had to wait, and where there are deadbands.
         """
         is_usual = self._claim.attempts == 0 and not self._claim.trial and not self._due.has_deadband
-        return is_usual and self._due.is_exhausted and not (self._armed or self.waiting)
+        return is_usual and self._due.is_exhausted and not (self._ready or self.waiting)
 
     async def withdraw(self) -> None:
-        """At the end of a run: the batch that was next is not sent, and nobody need ask for it."""
-        if self._armed is not None:
-            self._armed = None
+        """Removes the intent of a batch that this run will not send, so that it does not come into doubt."""
+        if self._ready is not None:
+            self._ready = None
             await self._record(BatchResults())
 
     async def close(self) -> None:
@@ -154,39 +160,44 @@ class Delivery:
         await self._due.close()
 
     async def _withhold(self) -> None:
-        """After the pushes, for only what the system took counts; what was compared with a reading that it
-        did not take stays due, and is compared with what it holds instead.
+        """Settles the windows within the deadband. This comes after the pushes: where the system did not take
+        the reading that a window was compared with, the window stays due, and is compared with what the
+        system holds.
         """
-        if pairs := self._due.take_withheld():
+        pairs = self._due.take_withheld()
+        if pairs:
             kept = await withheld.settle(self._database, self._claim, pairs)
             self._tally.unchanged += len(kept)
 
     async def _next_pairs(self) -> Sequence[Pair] | None:
-        """The next batch; readings in doubt that the system holds already are recorded and left out."""
-        if self._armed is not None:
-            return self._armed.pairs
+        """The next batch, without readings in doubt that the system holds already: these are recorded. None
+        where there is none.
+        """
+        if self._ready is not None:
+            return self._ready.pairs
         while pairs := self._due.pop():
-            if self._must_ask(pairs):
-                pairs = await self._ask(pairs)
+            if self._must_be_asked(pairs):
+                pairs = await self._ask_what_arrived(pairs)
             if pairs:
                 return pairs
         return None
 
     def _following(self) -> Sequence[Pair] | None:
-        """The batch after the one in hand, where it is known without waiting: its intent rides on the commit
-        of this one.
+        """The batch after the one in hand, where it is known without waiting: its intent is recorded by the
+        commit of the one in hand.
         """
         self._due.take_ahead()
-        return self._due.pop_at_hand(unless=self._must_ask)
+        return self._due.pop_at_hand(unless=self._must_be_asked)
 
-    def _must_ask(self, pairs: Sequence[Pair]) -> bool:
+    def _must_be_asked(self, pairs: Sequence[Pair]) -> bool:
         capabilities = self._connector.capabilities
-        can_and_need = capabilities.readback != "none" and not capabilities.resend_is_harmless
-        return can_and_need and any(due.doubt is not None for due, _ in pairs)
+        if capabilities.readback == "none" or capabilities.resend_is_harmless:
+            return False  # it cannot be asked, or need not be
+        return any(due.doubt is not None for due, _ in pairs)
 
-    async def _ask(self, pairs: Sequence[Pair]) -> Sequence[Pair]:
-        """What must still be sent: the system was asked for what is in doubt, and shows another value or
-        none. Raises CallsEnded.
+    async def _ask_what_arrived(self, pairs: Sequence[Pair]) -> Sequence[Pair]:
+        """Asks the system for the readings in doubt, and records those that it holds. Returns the others,
+        which are sent: it holds another value or none. Raises CallsEnded.
         """
         if not await streams.may_call(self._database, self._claim):
             raise CallsEnded(self._claim.connection)
@@ -214,19 +225,19 @@ class Delivery:
         return left
 
     async def _push(self, pairs: Sequence[Pair]) -> None:
-        """One batch and its outcomes."""
-        batch = await self._ready(pairs)
+        """Pushes one batch and stores its outcomes."""
+        batch = await self._batch_to_send(pairs)
         try:
             await self._send(batch, pairs)
         except (LeaseLost, asyncio.CancelledError):
-            # Sent, and perhaps not recorded. A renewal that finds the lease lost cancels us in the middle of
-            # the commit too, before the commit can say so itself.
-            await self._confess(batch)
+            # The batch was sent, and perhaps not recorded: a renewal that finds the lease lost cancels us
+            # even in the middle of a commit, before the commit itself can find it.
+            await self._doubt_late_push(batch)
             raise
 
     async def _send(self, batch: Batch, pairs: Sequence[Pair]) -> None:
-        """Pushes it and stores what came of it. A batch that was refused without naming the culprit leaves
-        its halves to be pushed next, down to single readings.
+        """Pushes the batch and stores what came of it. Where the system refuses it without naming the culprit
+        its two halves are pushed next, and so on down to single readings.
         """
         doubted: Sequence[Reading] = ()
         try:
@@ -241,7 +252,7 @@ class Delivery:
             outcomes = [Rejected(code="refused", message=str(error))]
         except Unavailable as error:
             doubted = batch.readings if isinstance(error, OutcomeUnknown) else ()
-            if not await self._is_to_blame(pairs):
+            if not await self._is_at_fault(pairs):
                 await self._record(BatchResults(doubted=list(doubted), ask_in_seconds=self._unknown_wait))
                 raise
             outcomes = [Rejected(code="upstream_error", message=str(error))]
@@ -252,21 +263,21 @@ class Delivery:
         results.doubted += doubted
         await self._record(results, following=self._following())
 
-    async def _ready(self, pairs: Sequence[Pair]) -> Batch:
-        """The batch, its intent committed and the lease shown to be ours a moment ago. Raises LeaseLost and
-        CallsEnded.
+    async def _batch_to_send(self, pairs: Sequence[Pair]) -> Batch:
+        """The batch, with its intent committed and the lease proved to be ours a moment ago. Raises LeaseLost
+        and CallsEnded.
 
-        A process that was stopped for a while finds out here, right before the call. What slips between this
-        and the system's door has an intent of this fence, which the next holder resolves.
+        A process that stood still for a while finds out here, right before the call. Where it stands still
+        between this check and the call the intent remains, and whoever holds the lease by then resolves it.
         """
         for _ in range(3):
-            if self._armed is None:
+            if self._ready is None:
                 await self._record(BatchResults(), following=pairs)
-            armed, self._armed = self._armed, None
-            if armed is None:
+            ready, self._ready = self._ready, None
+            if ready is None:
                 raise CallsEnded(self._claim.connection)
-            if clock.monotonic() < armed.intent.proved_monotonic + self._lease_seconds * FRESH:
-                return armed.batch
+            if clock.monotonic() < ready.intent.proved_monotonic + self._lease_seconds * PUSH_WINDOW:
+                return ready.batch
         raise LeaseLost(
             f"{self._claim.connection}: the lease could not be shown to be ours within a third of its time"
         )
@@ -275,10 +286,11 @@ class Delivery:
         """Stores what became of a batch, resolves its intent and records the intent of the following one, in
         one transaction; counts when that is committed.
         """
-        aside = self._due.take_aside()
-        results.settled += aside.settled
-        results.dead += aside.dead
-        readings = sorted((r for _, r in following or ()), key=lambda r: (r.meter, r.window_start))
+        unsent = self._due.take_unsent()
+        results.settled += unsent.settled
+        results.dead += unsent.dead
+        readings = [reading for _, reading in following or ()]
+        readings.sort(key=lambda reading: (reading.meter, reading.window_start))
         async with self._turns.turn(self._claim.customer):
             with tracing.span("sync.record", readings=len(results.delivered)):
                 intent = await deliveries.commit(
@@ -290,19 +302,19 @@ class Delivery:
                     lease_seconds=self._lease_seconds,
                 )
         if following and intent is not None:
-            made = make_batch(self._claim.connection, readings, intent.position)
-            self._armed = _Armed(following, made, intent)
+            batch = make_batch(self._claim.connection, readings, intent.position)
+            self._ready = _ReadyBatch(following, batch, intent)
         if results.is_outdated:
             self._due.look_again()
         self._count(results)
 
-    async def _confess(self, batch: Batch) -> None:
-        """The push may have arrived after our lease was lost: its windows are looked at
-        again by the holder.
+    async def _doubt_late_push(self, batch: Batch) -> None:
+        """Notes that the push may have arrived after our lease was lost: whoever holds it by then looks at
+        the windows of the batch again.
         """
         try:
-            async with asyncio.timeout(CONFESS_SECONDS):
-                if await deliveries.confess(self._database, self._claim, batch):
+            async with asyncio.timeout(LATE_PUSH_SECONDS):
+                if await deliveries.doubt_late_push(self._database, self._claim, batch):
                     log.warning(
                         "sync.push_outlived_lease",
                         connection=self._claim.connection,
@@ -314,7 +326,8 @@ class Delivery:
             )
 
     async def _call(self, batch: Batch) -> Sequence[Outcome]:
-        started, self.called = clock.monotonic(), True
+        self.called = True
+        started = clock.monotonic()
         try:
             with tracing.span("sync.push", readings=len(batch.readings)):
                 async with asyncio.timeout(self._push_timeout):
@@ -330,17 +343,17 @@ class Delivery:
         return outcomes
 
     @property
-    def _takes_others(self) -> bool:
+    def _took_others(self) -> bool:
         return self._tally.delivered + self._tally.modified > 0
 
-    async def _is_to_blame(self, pairs: Sequence[Pair]) -> bool:
-        """Whether a failure is this single reading's: the system answers a probe and took others in this very
-        run, and has failed at this one alone often enough. While nothing passes it is an outage, and nobody
-        is to blame.
+    async def _is_at_fault(self, pairs: Sequence[Pair]) -> bool:
+        """Whether a failure is the fault of this single reading: the system answers a probe, took other
+        readings in this very run, and has failed at this one alone often enough. While nothing passes it is
+        an outage, and no reading is at fault.
 
-        Counts the failure against the reading when it is not shown yet.
+        Where the reading has not failed often enough yet the failure is counted.
         """
-        if len(pairs) > 1 or self._claim.attempts < NARROW_AFTER or not self._takes_others:
+        if len(pairs) > 1 or self._claim.attempts < NARROW_AFTER or not self._took_others:
             return False
         try:
             async with asyncio.timeout(self._push_timeout):
@@ -356,21 +369,22 @@ class Delivery:
     def _judge(
         self, batch: Batch, outcomes: Sequence[Outcome], due_by_key: dict[str, DueWindow]
     ) -> BatchResults:
-        """What becomes of each; the meters that wait are put off for this run."""
+        """What becomes of each reading. Meters that have to wait are put off until the run begins again."""
         judged = judge(
             batch,
             outcomes,
             due_by_key,
             max_attempts=self._max_attempts,
             can_find=self._connector.capabilities.readback != "none",
-            others_pass=self._takes_others or any(isinstance(o, Accepted | Duplicate) for o in outcomes),
+            others_pass=self._took_others or any(isinstance(o, Accepted | Duplicate) for o in outcomes),
             unknown_wait_seconds=self._unknown_wait,
         )
-        self.waiting |= judged.words
-        self._due.put_off(judged.words.keys() | judged.compared)
+        self.waiting |= judged.waiting
+        self._due.put_off(judged.waiting.keys() | judged.references_refused)
         if judged.superseded:
-            # The usual cause is that our lease is lost, and the commit will say so. Where it is still ours
-            # the clock fell behind (an older dump, another clock), and is set past what the system holds.
+            # The usual cause is a lost lease: the commit will find that. Where the lease is still ours our
+            # positions fell behind (an older dump, another clock), and go on past the one that the system
+            # holds.
             log.warning(
                 "sync.batch_superseded",
                 connection=self._claim.connection,
@@ -380,7 +394,7 @@ class Delivery:
         return judged.results
 
     def _count(self, results: BatchResults) -> None:
-        """After the commit: what was rolled back did not happen."""
+        """Counts what is committed. Called after the commit, for what was rolled back did not happen."""
         modified = sum(made.modified for made in results.delivered)
         self._tally.modified += modified
         self._tally.delivered += len(results.delivered) - modified

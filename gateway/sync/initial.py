@@ -1,5 +1,5 @@
-"""Initial sync: a cursor walks the stored history and marks its windows, on a lane beside the incremental
-sync.
+"""The initial sync walks a cursor through the stored history and marks its windows as due. It runs beside the
+incremental sync.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from gateway.sync.link import MetersChanged, MetersGrow, ServedConnection
 from gateway.sync.scan import map_metrics
 
 ENOUGH_WINDOWS = 5_000
-"""In one go: what live readings wait for at most."""
+"""A turn ends when so many windows are marked: live readings wait no longer than that."""
 
 TURN_SECONDS = 1.0
-"""After which others have their turn, however little was found."""
+"""A turn ends after so long, however little was found."""
 
 
 async def plan_walk(database: Database, claim: Claim) -> DayWalk | None:
@@ -34,9 +34,9 @@ async def mark_more(
     database: Database, claim: Claim, link: ServedConnection, tally: RunTally, walk: DayWalk | None = None
 ) -> bool:
     """Walks the cursor until enough windows are marked or the end is reached; True when every window of the
-    history is marked. `walk`: as it was planned for this run. Raises MetersChanged.
+    history is marked. `walk`: the plan of this run. Raises MetersChanged.
 
-    Each step is one fenced transaction, so a killed initial sync goes on where it was.
+    Each step is a transaction that proves the fence, so an initial sync that is killed goes on where it was.
     """
     walk = walk or await plan_walk(database, claim)
     if walk is None:
@@ -70,13 +70,13 @@ async def _step(
             return None
         end = min(walk.step(cursor), until)
         if end > clock.now() > cursor:
-            end = until  # the rest is what devices sent ahead of time
+            end = until  # beyond now there are only samples of clocks that are ahead
         if matched.patterns(link.rules):
             found = await matched.in_history(
                 connection, claim.connection, claim.customer, link.rules, (cursor, end)
             )
             await map_metrics(connection, claim, link, found, may_grow=may_grow)
-        # after the meters, as a scan does: none of the two waits for the other in a circle
+        # After the meters, as in a scan: in one order, so that none waits for the other in a circle.
         await calendars.cut(connection, claim.customer, link.calendars)
         step = await windows.mark_initial(
             connection, claim, cursor, end, link.lateness, total=walk.total, walked=walk.behind(end)
@@ -86,7 +86,7 @@ async def _step(
 
 
 async def finish(database: Database, claim: Claim) -> None:
-    """Hands what is still open to the incremental sync."""
+    """Hands windows that are not closed yet over to the incremental sync."""
     async with database.transaction() as connection:
         await streams.hold(connection, claim)
         await windows.hand_over(connection, claim)

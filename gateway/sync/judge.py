@@ -1,6 +1,4 @@
-"""What becomes of each reading of a batch by its outcome. Decides nothing of whole batches, and stores
-nothing.
-"""
+"""Judges the outcome of each reading of a batch. It does not judge whole batches, and stores nothing."""
 
 from __future__ import annotations
 
@@ -22,22 +20,23 @@ from gateway.model.outcome import (
 from gateway.model.reading import Batch, Reading
 from gateway.store.deliveries import BatchResults, Delivered
 
-PATIENT = 3
-"""Times that a reading is sent again as soon as the system allows."""
+QUICK_ATTEMPTS = 3
+"""So many times a reading is sent again as soon as the system allows; after that with growing waits."""
 
 MAX_WAIT_SECONDS = 300.0
 
 
 @dataclass(slots=True, kw_only=True)
 class JudgedBatch:
-    """`words`: what was said last of each meter that has to wait. `compared`: the meters with a deadband
-    whose reading was refused, since those behind it were compared with it. `superseded`: how many the system
-    ignored for a later position that it holds.
+    """What became of the readings of a batch. `waiting`: the meters that have to wait, with what the system
+    said last of each. `references_refused`: meters with a deadband of which a reading was refused: later
+    readings were compared with it. `superseded`: how many readings the system ignored, for it holds a later
+    position.
     """
 
     results: BatchResults
-    words: dict[str, str] = field(default_factory=dict)
-    compared: set[str] = field(default_factory=set)
+    waiting: dict[str, str] = field(default_factory=dict)
+    references_refused: set[str] = field(default_factory=set)
     superseded: int = 0
 
 
@@ -51,11 +50,13 @@ def judge(
     others_pass: bool,
     unknown_wait_seconds: float,
 ) -> JudgedBatch:
-    """One outcome for each reading, in the order of the batch."""
-    results, waiting = BatchResults(ask_in_seconds=unknown_wait_seconds), dict[str, float]()
+    """`outcomes` has one for each reading, in the order of the batch."""
+    results = BatchResults(ask_in_seconds=unknown_wait_seconds)
+    wait_seconds = dict[str, float]()  # by meter
     judged = JudgedBatch(results=results)
     for reading, outcome in zip(batch.readings, outcomes, strict=True):
-        due, meter = due_by_key[reading.key], reading.meter
+        due = due_by_key[reading.key]
+        meter = reading.meter
         if isinstance(outcome, Unknown | Superseded):
             results.doubted.append(reading)
         step = decide(
@@ -72,24 +73,25 @@ def judge(
             case Step.DEAD_LETTER:
                 results.dead.append(_refusal(due, outcome))
                 if due.deadband > 0:
-                    judged.compared.add(meter)
+                    judged.references_refused.add(meter)
             case Step.WAIT | Step.RECONCILE | Step.SEND_AGAIN | Step.OVERTAKEN:
                 if step is not Step.OVERTAKEN:
                     results.retried.append(due)
                 seconds = _wait_seconds(outcome, due.attempts, unknown_wait_seconds)
-                waiting[meter] = max(waiting.get(meter, 0.0), seconds)
-                judged.words[meter] = (
+                wait_seconds[meter] = max(wait_seconds.get(meter, 0.0), seconds)
+                judged.waiting[meter] = (
                     outcome.message if isinstance(outcome, Retry | Unknown | Superseded) else ""
                 )
-    results.waiting = waiting
+    results.waiting = wait_seconds
     superseded = [outcome for outcome in outcomes if isinstance(outcome, Superseded)]
     judged.superseded = len(superseded)
-    results.passed = max((o.position for o in superseded if o.position is not None), default=None)
+    positions = [outcome.position for outcome in superseded if outcome.position is not None]
+    results.position_held = max(positions, default=None)
     return judged
 
 
 def delivered_from(due: DueWindow, reading: Reading, remote_id: str | None) -> Delivered:
-    """The system holds this reading now."""
+    """The record that the system holds this reading now."""
     return Delivered(
         meter=reading.meter,
         window_start=reading.window_start,
@@ -101,7 +103,9 @@ def delivered_from(due: DueWindow, reading: Reading, remote_id: str | None) -> D
 
 
 def _wait_seconds(outcome: Outcome, attempts: int, unknown_wait_seconds: float) -> float:
-    """As the system asks, and longer each time from the fourth on: it may say "at once" for ever."""
+    """How long a meter waits: as long as the system asks, and from the fourth attempt on longer each time,
+    for it may ask for no wait again and again.
+    """
     match outcome:
         case Retry(after_seconds=seconds):
             asked = seconds
@@ -109,7 +113,9 @@ def _wait_seconds(outcome: Outcome, attempts: int, unknown_wait_seconds: float) 
             return 0.0
         case _:
             asked = unknown_wait_seconds
-    return max(asked, 0.0 if attempts < PATIENT else min(MAX_WAIT_SECONDS, 2.0 ** min(attempts, 32)))
+    if attempts < QUICK_ATTEMPTS:
+        return max(asked, 0.0)
+    return max(asked, min(MAX_WAIT_SECONDS, 2.0 ** min(attempts, 32)))
 
 
 def _refusal(due: DueWindow, outcome: Outcome) -> Refusal:

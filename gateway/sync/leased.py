@@ -1,4 +1,4 @@
-"""Streams that any replica may take, as a scheduler's work: records from the systems, and alerts."""
+"""The scheduler's `Work` for streams of records from the systems and of alerts."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from gateway.store.pool import Database
 from gateway.sync.link import ServedConnection
 from gateway.sync.schedule import Claimed, ClaimT
 
-HAVING_SECONDS = 30.0
-"""How often at least it is asked which connections have streams."""
+ASK_AGAIN_SECONDS = 30.0
+"""After so long it is asked again which connections have streams."""
 
 RunClaimT_contra = TypeVar("RunClaimT_contra", bound=Claimed, contravariant=True)
 
 
 class Leases(Protocol[ClaimT]):
-    """The leases of one kind of stream: a module of `gateway.store`. Each raises StoreError."""
+    """The leases of one kind of stream, as a module of `gateway.store` has them. Each function raises
+    StoreError.
+    """
 
     async def claim(
         self,
@@ -42,13 +44,13 @@ class Leases(Protocol[ClaimT]):
         """Raises LeaseLost."""
         ...
 
-    async def having(self, database: Database, connections: Sequence[str]) -> Sequence[str]:
-        """Those of these connections that have a stream at all."""
+    async def with_streams(self, database: Database, connections: Sequence[str]) -> Sequence[str]:
+        """Which of these connections have a stream at all."""
         ...
 
 
 class Runs(Protocol[RunClaimT_contra]):
-    """Works what is claimed."""
+    """Runs what is claimed."""
 
     async def run(self, claim: RunClaimT_contra, link: ServedConnection) -> None:
         """One run, with the record of how it ended."""
@@ -60,7 +62,7 @@ class Runs(Protocol[RunClaimT_contra]):
 
 
 class LeasedWork(Generic[ClaimT]):
-    """As the scheduler's `Work`. `owner` names the replica in leases; `most`: streams in hand at once."""
+    """A `Work` by leases. `owner`: the replica as leases name it; `most`: streams in hand at once."""
 
     def __init__(
         self,
@@ -77,12 +79,12 @@ class LeasedWork(Generic[ClaimT]):
         self._lease_seconds = lease_seconds
         self._owner = owner
         self._most = most
-        self._having: list[str] = []
+        self._with_streams: list[str] = []
         self._asked_monotonic: float | None = None
         self.run, self.crashed = runner.run, runner.crashed
 
     def serve(self, links: Mapping[str, ServedConnection]) -> None:  # noqa: ARG002
-        """Which of them have streams is asked at the next claim."""
+        """The next claim asks which of them have streams."""
         self._asked_monotonic = None
 
     async def claim(
@@ -97,27 +99,28 @@ class LeasedWork(Generic[ClaimT]):
         free = limit if self._most is None else min(limit, self._most - len(in_hand))
         if free <= 0:
             return []
-        # Streams begin and end with what changes a connection's link. Most connections have none, and nobody
-        # should be asked about thousands of them each second. Asked before it is noted: one that begins
-        # meanwhile is told by another call of `serve`.
-        if self._asked_monotonic is None or clock.monotonic() >= self._asked_monotonic + HAVING_SECONDS:
+        # Most connections have no such stream, and the database should not be asked about thousands of them
+        # each second. Streams begin and end only with changes of a connection's link, which call `serve`. The
+        # time is noted before the question, so that a call of `serve` during the question leads to another
+        # one.
+        if self._asked_monotonic is None or clock.monotonic() >= self._asked_monotonic + ASK_AGAIN_SECONDS:
             self._asked_monotonic = clock.monotonic()
             try:
-                self._having = list(await self._leases.having(self._database, list(links)))
+                self._with_streams = list(await self._leases.with_streams(self._database, list(links)))
             except StoreError:
                 self._asked_monotonic = None
                 raise
-        if not self._having:
+        if not self._with_streams:
             return []
         return await self._leases.claim(
-            self._database, self._owner, self._lease_seconds, self._having, free, in_hand=in_hand
+            self._database, self._owner, self._lease_seconds, self._with_streams, free, in_hand=in_hand
         )
 
     async def seconds_to_next(self, links: Mapping[str, ServedConnection]) -> float | None:  # noqa: ARG002
         """As `Work`."""
-        if not self._having:
+        if not self._with_streams:
             return None
-        return await self._leases.seconds_to_next(self._database, self._having)
+        return await self._leases.seconds_to_next(self._database, self._with_streams)
 
     async def renew(self, claim: ClaimT) -> None:
         """As `Work`."""

@@ -1,4 +1,4 @@
-"""What the engine needs of a connection: its connector, its rules, its rhythm."""
+"""A connection as runs need it: its connector, its rules, and how often it is worked."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from gateway.model.meter import MeterRule
 
 
 class MetersChanged(Exception):
-    """The link's rules are not those in force (any more, or yet): the transaction was rolled back, and a run
-    with the right ones follows.
+    """The rules of the link are not those in force, no more or not yet. The transaction was rolled back; a
+    run with the right rules follows.
     """
 
 
 class CallsEnded(Exception):
-    """The connection may not call its system any more, as one that somebody has paused since the run began:
-    what is stored stays, and nothing more is asked or sent.
+    """The connection may not call its system any more: somebody has paused it, say, since the run began. What
+    is stored stays, and nothing more is asked or sent.
     """
 
 
 class MetersGrow(Exception):
-    """There are meters to add: the transaction was rolled back, and is to begin again with the connection's
-    row, as every change of a connection does.
+    """There are meters to add. The transaction was rolled back, and has to begin again by locking the
+    connection's row, as every change of a connection does.
     """
 
 
@@ -48,18 +48,19 @@ class ServedConnection:
     lateness: timedelta
     initial_days: int
     configuration: int = 0
-    """Of the connection, as it was when this was built: a run maps by its rules only while they are in force.
+    """The number of the configuration that this was built from: a run maps by these rules only while they are
+    in force.
     """
     generation: int = 0
-    """Of the credential that the connector uses: news of an older one move nothing."""
+    """The generation of the credential that the connector uses: news of an older one change no state."""
     host: str = ""
-    """Of the system, for breakers and incidents."""
+    """The host of the system, for breakers and incidents."""
     title: str = ""
-    """Of the system, for people."""
+    """The title of the system, for people."""
     page: str = ""
-    """The connection's own, where people see to it."""
+    """The URL of the connection's page, where people can put it right."""
     alerts: tuple[AlertRule, ...] = ()
-    """The rules of this configuration; those in force are stored."""
+    """The alert rules of this configuration. Those in force are stored."""
     raises: Mapping[str, str | None] = field(default_factory=dict)
     """What an alert can become, each with the stream in which it is followed."""
     inbound: tuple[InboundStream, ...] = ()
@@ -69,5 +70,5 @@ class ServedConnection:
 
     @property
     def calendars(self) -> list[Calendar]:
-        """Those that its meters have windows of."""
+        """The calendars by which its meters have windows."""
         return [rule.every for rule in self.rules if isinstance(rule.every, Calendar)]

@@ -28,20 +28,24 @@ log = structlog.get_logger(__name__)
 
 AT_ONCE = 100
 MAKE_SECONDS = 10.0
-"""Of a run: deliveries have their turn, and what is left follows in the next one."""
+"""How much of a run this may take. Then deliveries have their turn; the meters that are left follow in the
+next run.
+"""
 
 AGAIN_SECONDS = 86400.0
+"""After so long a meter that the system refused is asked for again."""
 
 
 async def make(database: Database, claim: Claim, link: ServedConnection, *, timeout_seconds: float) -> int:
-    """Asks for the meters that are due; how many were asked for. A meter that is refused waits for a day and
-    is shown. Raises ConnectorError where the system, and not one meter, is the matter, and CallsEnded.
+    """Asks for the meters that are due; returns how many were asked for. A meter that is refused waits for a
+    day and is shown. Raises CallsEnded, and ConnectorError where the system fails and not one meter.
 
-    Asking is idempotent: what a killed process had asked for is asked for again.
+    To ask twice does no harm: what a killed process had asked for is asked for again.
     """
     if not any(rule.create for rule in link.rules):
         return 0
-    started, asked = clock.monotonic(), 0
+    started = clock.monotonic()
+    asked = 0
     try:
         while clock.monotonic() < started + MAKE_SECONDS:
             due = await meters_made.due(database, claim.connection, AT_ONCE)
@@ -63,7 +67,7 @@ async def _ask(
 ) -> None:
     answer = await _answer(link, wanted, timeout_seconds)
     async with database.transaction() as connection:
-        await streams.hold(connection, claim)  # a change of meters takes the streams before it takes meters
+        await streams.hold(connection, claim)  # before the meter, in the order of every change of meters
         if isinstance(answer, RemoteMeter):
             await meters_made.made(connection, claim.connection, wanted.meter, title=answer.title)
         else:
@@ -79,7 +83,7 @@ async def _ask(
 
 
 async def _answer(link: ServedConnection, wanted: WantedMeter, timeout_seconds: float) -> RemoteMeter | str:
-    """The meter; or why there is none."""
+    """The meter, or the reason why there is none."""
     connector = link.connector
     if not isinstance(connector, EnsuresMeters):
         return "the system makes no meters with these settings"
@@ -91,4 +95,6 @@ async def _answer(link: ServedConnection, wanted: WantedMeter, timeout_seconds: 
         raise OutcomeUnknown(f"no answer within {timeout_seconds:g} s") from error
     except (BadConfiguration, PermissionDenied, BatchRefused) as error:
         return str(error)
-    return f"{answer.code}: {answer.message}" if isinstance(answer, Rejected) else answer
+    if isinstance(answer, Rejected):
+        return f"{answer.code}: {answer.message}"
+    return answer

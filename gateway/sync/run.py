@@ -1,12 +1,12 @@
-"""One run of one stream, and what its end means: when it runs again, and what the
-connection's state becomes.
+"""Runs a stream once, and stores how that ended: when the stream runs again, and what it says of the
+connection's health.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 
 import structlog
@@ -25,29 +25,42 @@ from gateway.sync import initial, meters, runs
 from gateway.sync.deliver import Delivery
 from gateway.sync.due_batches import NARROW_AFTER
 from gateway.sync.link import CallsEnded, MetersChanged, ServedConnection
-from gateway.sync.runs import End, RunHealth
+from gateway.sync.runs import RunEnd, RunHealth
 from gateway.sync.scan import scan_slice
 from gateway.sync.turns import Turns
 
 log = structlog.get_logger(__name__)
 
 RUN_SECONDS = 20.0
-"""A run with more to do ends here and is due again at once, so that its progress is seen and others have
-their turn.
+"""A run with more to do ends after this time and is due again at once, so that its progress is seen and
+others have their turn.
 """
 
 METERS_SECONDS = 1.0
-"""After a run whose rules were not those in force, in which links are built again and meters begun; and after
-one whose connection may call no more, which is not claimed until it may.
+"""From a run whose rules were not in force to the next: meanwhile the link is built again with the right
+ones. The same after a run whose connection may not call its system any more: it is not claimed until it may.
+"""
+
+MANY_METERS = 2
+"""Where so many meters have to wait and no reading passes it is an outage. With fewer it is one locked
+record.
 """
 
 
-MANY_METERS = 2
-"""As many that all have to wait, and nothing that passes, are an outage and not one record that is locked."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """One run: what was claimed, the connection as it is served, its deliveries, and the count of what it
+    did.
+    """
+
+    claim: Claim
+    link: ServedConnection
+    delivery: Delivery
+    tally: RunTally
 
 
 class Runner:
-    """Runs claimed streams. Holds nothing of a run: everything is in PostgreSQL."""
+    """Runs claimed streams. How far a stream is, and what comes next, is in PostgreSQL only."""
 
     def __init__(
         self,
@@ -65,13 +78,14 @@ class Runner:
         self._live: set[str] = set()
         """Connections whose live readings are being delivered."""
         self._searching: set[str] = set()
-        """Those whose small batches pass in part: one of their readings may be at fault."""
+        """Connections whose small batches pass in part: one of their readings may be at fault."""
         self._days: set[date] = set()
-        """Those that are known to have a partition for deliveries."""
+        """Days that are known to have a partition for deliveries."""
         self._served: Mapping[str, Sequence[ServedConnection]] = {}
+        """The connections that are served, by customer."""
 
     def serve(self, links: Iterable[ServedConnection]) -> None:
-        """The connections that are served: one run scans for all of its customer's."""
+        """From now on these connections are served: one run scans for all of its customer's."""
         served: dict[str, list[ServedConnection]] = {}
         for link in links:
             served.setdefault(link.customer, []).append(link)
@@ -79,22 +93,30 @@ class Runner:
         self._searching &= {link.connection for own in served.values() for link in own}
 
     async def run(self, claim: Claim, link: ServedConnection) -> None:
-        """Works the stream, stores how it ended, and tells its health. Raises LeaseLost and StoreError."""
+        """Works the stream, stores how the run ended, and reports it to the connection's health. Raises
+        LeaseLost and StoreError.
+        """
         with tracing.run("sync.run", link, phase=claim.phase):
             await self._run(claim, link)
 
     async def _run(self, claim: Claim, link: ServedConnection) -> None:
-        started_at, tally = clock.now(), RunTally()
-        if (wait := await self._health.admit(link)) is not None:
-            await self._finish(
-                claim,
-                link,
-                End(state="idle", next_in_seconds=wait, attempts=claim.attempts),
-                tally,
-                started_at,
-            )
+        started_at = clock.now()
+        tally = RunTally()
+        wait = await self._health.admit(link)
+        if wait is not None:
+            end = RunEnd(state="idle", next_in_seconds=wait, attempts=claim.attempts)
+            await self._finish(claim, link, end, tally, started_at)
             return
-        delivery = Delivery(
+        run = _Run(claim=claim, link=link, delivery=self._delivery(claim, link, tally), tally=tally)
+        try:
+            end = await self._end_of(run)
+        finally:
+            await run.delivery.close()
+        tracing.add(outcome=end.state)
+        await self._finish(claim, link, end, tally, started_at)
+
+    def _delivery(self, claim: Claim, link: ServedConnection, tally: RunTally) -> Delivery:
+        return Delivery(
             self._database,
             claim,
             link,
@@ -107,32 +129,33 @@ class Runner:
             turns=self._turns,
             is_searching=claim.connection in self._searching,
         )
+
+    async def _end_of(self, run: _Run) -> RunEnd:
+        """Works the stream and reports to the connection's health. Returns how the run ended."""
+        claim = run.claim
         try:
-            end = await self._worked(claim, link, delivery, tally)
+            end = await self._work(run)
         except ConnectorError as error:
-            end = await self._failed(claim, link, error, delivery, tally)
+            return await self._failed(run, error)
         except StoreError:
-            self._days.clear()  # it may be that what we know is gone: a dump that was restored
+            self._days.clear()  # the partitions may be gone: a dump may have been restored
             raise
         except (MetersChanged, CallsEnded):
-            await delivery.withdraw()
-            await self._health.unused(link)
-            end = End(state="running", next_in_seconds=METERS_SECONDS, attempts=claim.attempts)
-        else:
-            await delivery.withdraw()
-            self._searching.discard(claim.connection)
-            if (
-                claim.attempts
-                and not delivery.answered
-                and await deliveries.is_in_doubt(self._database, claim)
-            ):
-                end = replace(end, attempts=claim.attempts, succeeded=False, waits=True)
-            await self._tell(claim, link, delivery, tally)
-            await self._troubles.over(link.connection, "run")
-        finally:
-            await delivery.close()
-        tracing.add(outcome=end.state)
-        await self._finish(claim, link, end, tally, started_at)
+            await run.delivery.withdraw()
+            await self._health.unused(run.link)
+            return RunEnd(state="running", next_in_seconds=METERS_SECONDS, attempts=claim.attempts)
+        await run.delivery.withdraw()
+        self._searching.discard(claim.connection)
+        if (
+            claim.attempts
+            and not run.delivery.answered
+            and await deliveries.is_in_doubt(self._database, claim)
+        ):
+            # Nothing was due but what is in doubt and must wait: that ends no series of failures.
+            end = replace(end, attempts=claim.attempts, succeeded=False, waits=True)
+        await self._report_health(run)
+        await self._troubles.over(run.link.connection, "run")
+        return end
 
     async def crashed(self, claim: Claim, link: ServedConnection, fault: Fault) -> None:
         """Schedules a run that ended in a fault of our own like one that failed, so that it is seen and does
@@ -141,146 +164,153 @@ class Runner:
         await self._troubles.note(link.connection, "run", fault.text)
         attempts = claim.attempts + 1
         wait = runs.seconds_after_fault(self._settings, attempts)
-        end = End(state="failed", next_in_seconds=wait, attempts=attempts, error=fault.text)
+        end = RunEnd(state="failed", next_in_seconds=wait, attempts=attempts, error=fault.text)
         await self._finish(claim, link, end, RunTally(), clock.now())
 
-    async def _worked(self, claim: Claim, link: ServedConnection, delivery: Delivery, tally: RunTally) -> End:
-        if claim.trial:
-            return await self._trial(claim, link, delivery)
-        if claim.phase == "initial":
-            return await self._initial(claim, link, delivery, tally)
-        self._live.add(claim.connection)
+    async def _work(self, run: _Run) -> RunEnd:
+        if run.claim.trial:
+            return await self._trial(run)
+        if run.claim.phase == "initial":
+            return await self._initial(run)
+        self._live.add(run.claim.connection)
         try:
-            return await self._incremental(claim, link, delivery, tally)
+            return await self._incremental(run)
         finally:
-            self._live.discard(claim.connection)
+            self._live.discard(run.claim.connection)
 
-    async def _tell(self, claim: Claim, link: ServedConnection, delivery: Delivery, tally: RunTally) -> None:
-        """What a run that ended well says of the connection's pushes."""
-        if delivery.answered and (tally.passed or claim.trial or not delivery.waiting):
-            await self._health.succeeded(link)
+    async def _report_health(self, run: _Run) -> None:
+        """Reports what a run that ended well says of the connection's pushes."""
+        delivery = run.delivery
+        if delivery.answered and (run.tally.passed or run.claim.trial or not delivery.waiting):
+            await self._health.succeeded(run.link)
         elif len(delivery.waiting) >= MANY_METERS:
-            # One locked record is no outage, and no reason to slow the stream down. Degraded after a minute
-            # of it.
+            # The stream is not slowed down. The connection is degraded when this has lasted for a minute.
             words = next(iter(delivery.waiting.values()))
             error = Unavailable(f"the system has every reading wait: {words}")
-            await self._health.failed(link, error, attempts=1)
+            await self._health.failed(run.link, error, attempts=1)
         elif delivery.called and not delivery.answered:  # it was only asked what it holds
-            await self._health.succeeded(link, Operation.PROBE)
+            await self._health.succeeded(run.link, Operation.PROBE)
         else:
-            await self._health.unused(link)
+            await self._health.unused(run.link)
 
-    async def _trial(self, claim: Claim, link: ServedConnection, delivery: Delivery) -> End:
+    async def _trial(self, run: _Run) -> RunEnd:
         """Of a blocked connection: pushes one reading, whose answer decides."""
+        delivery = run.delivery
         await delivery.resolve()
         while not delivery.answered and await delivery.deliver_once():
-            pass  # what was due needed no push: the next is looked at
+            pass  # what was due needed no push: the next windows are looked at
         if delivery.answered:
-            return End(state="lagging", next_in_seconds=0.0)
-        return End(state="idle", next_in_seconds=link.interval.total_seconds(), attempts=claim.attempts)
+            return RunEnd(state="lagging", next_in_seconds=0.0)
+        wait = run.link.interval.total_seconds()
+        return RunEnd(state="idle", next_in_seconds=wait, attempts=run.claim.attempts)
 
-    async def _incremental(
-        self, claim: Claim, link: ServedConnection, delivery: Delivery, tally: RunTally
-    ) -> End:
+    async def _incremental(self, run: _Run) -> RunEnd:
+        delivery = run.delivery
         await delivery.resolve()
-        await meters.make(
-            self._database, claim, link, timeout_seconds=self._settings.push_timeout.total_seconds()
-        )
+        timeout_seconds = self._settings.push_timeout.total_seconds()
+        await meters.make(self._database, run.claim, run.link, timeout_seconds=timeout_seconds)
         # Where a meter's readings must ascend, live ones wait until the history is delivered.
-        ascending = link.connector.capabilities.order == "per_meter_ascending"
-        held_back = ascending and await streams.is_initial_pending(self._database, claim)
+        must_ascend = run.link.connector.capabilities.order == "per_meter_ascending"
+        held_back = must_ascend and await streams.is_initial_pending(self._database, run.claim)
         # The log is scanned to its end once: what comes after waits for the next run, so that readings go out
-        # in batches. A first part before anything is looked for: where it is all, as it nearly always is, one
-        # look finds everything.
+        # in batches. The first slice is scanned before anything is delivered: nearly always it is all there
+        # is, and then one look finds everything.
         started = clock.monotonic()
         try:
-            scanned = await self._scan(claim, link, tally)
+            scanned = await self._scan(run)
         except MetersChanged:
-            if not held_back:  # what is due is computed by the rules in force, whatever ours are
+            if not held_back:  # what is due is computed by the rules in force, whatever rules this run has
                 await delivery.deliver_once()
             raise
         while clock.monotonic() < started + RUN_SECONDS:
-            scanning = None if scanned else asyncio.create_task(self._scan(claim, link, tally))
+            scanning = None if scanned else asyncio.create_task(self._scan(run))
             try:
                 delivered = not held_back and await delivery.deliver_once()
             finally:
                 if scanning is not None:
                     scanned = await scanning
             if scanning is None and (not delivered or delivery.is_done):
-                wait = max(0.0, link.interval.total_seconds() - (clock.monotonic() - started))
-                return End(state="idle", next_in_seconds=wait, succeeded=True)
-        return End(state="lagging", next_in_seconds=0.0, succeeded=True)
+                wait = max(0.0, run.link.interval.total_seconds() - (clock.monotonic() - started))
+                return RunEnd(state="idle", next_in_seconds=wait, succeeded=True)
+        return RunEnd(state="lagging", next_in_seconds=0.0, succeeded=True)
 
-    async def _scan(self, claim: Claim, link: ServedConnection, tally: RunTally) -> bool:
-        async with self._turns.turn(claim.customer):
+    async def _scan(self, run: _Run) -> bool:
+        served = self._served.get(run.link.customer, ())
+        async with self._turns.turn(run.claim.customer):
             with tracing.span("sync.scan"):
-                return await scan_slice(
-                    self._database, claim, link, tally, self._served.get(link.customer, ())
-                )
+                return await scan_slice(self._database, run.claim, run.link, run.tally, served)
 
-    async def _initial(
-        self, claim: Claim, link: ServedConnection, delivery: Delivery, tally: RunTally
-    ) -> End:
-        await delivery.resolve()
+    async def _initial(self, run: _Run) -> RunEnd:
+        claim = run.claim
+        await run.delivery.resolve()
         walk = await initial.plan_walk(self._database, claim)
-        until, walked = clock.monotonic() + RUN_SECONDS, False
+        until = clock.monotonic() + RUN_SECONDS
+        walked = False
         while clock.monotonic() < until:
             started = clock.monotonic()
-            delivered = await delivery.deliver_once()
+            delivered = await run.delivery.deliver_once()
             if not delivered and walked:
                 await initial.finish(self._database, claim)
                 log.info("sync.initial_completed", connection=claim.connection)
-                return End(state="done", next_in_seconds=0.0, succeeded=True)
+                return RunEnd(state="done", next_in_seconds=0.0, succeeded=True)
             if not delivered:
                 async with self._turns.turn(claim.customer):
-                    walked = await initial.mark_more(self._database, claim, link, tally, walk)
-            # What live work does not need: all of the time while there is none, half of it while this
-            # connection's live readings are on their way, or acknowledgements are late.
+                    walked = await initial.mark_more(self._database, claim, run.link, run.tally, walk)
+            # It takes the time that live work does not need: half of it while this connection's live readings
+            # are being delivered or acknowledgements are late, else all of it.
             if claim.connection in self._live or self._turns.is_pressed:
                 await asyncio.sleep(clock.monotonic() - started)
-        return End(state="running", next_in_seconds=0.0, succeeded=True)
+        return RunEnd(state="running", next_in_seconds=0.0, succeeded=True)
 
-    async def _failed(
-        self, claim: Claim, link: ServedConnection, error: ConnectorError, delivery: Delivery, tally: RunTally
-    ) -> End:
-        """A system's answer becomes a wait; what it means for the connection is its health's to say."""
-        text, attempts, floor = str(error), claim.attempts + 1, 0.0
-        passed = delivery.answered and tally.passed
+    async def _failed(self, run: _Run, error: ConnectorError) -> RunEnd:
+        """Makes a wait of the error that ended a run. What it means for the connection is its health's to
+        say.
+        """
+        claim = run.claim
+        attempts = claim.attempts + 1
+        passed = run.delivery.answered and run.tally.passed
         if passed and isinstance(error, Unavailable) and claim.attempts >= NARROW_AFTER:
             self._searching.add(claim.connection)
-        # What failed before is over. Were that left to a run that comes to its end, batches would stay as
-        # small as the failures made them; where more falls due than so many calls carry no run does.
+        # Readings passed and then the rate was limited: what failed before is over. It cannot wait for a run
+        # that comes to its end: where more falls due than the allowed calls can carry no run does, and
+        # batches would stay as small as the failures made them.
         is_over = passed and isinstance(error, RateLimited) and claim.connection not in self._searching
         if is_over:
-            await self._health.succeeded(link)
+            await self._health.succeeded(run.link)
+        at_least = 0.0
         if claim.trial and isinstance(error, Unavailable):
-            # What the connection is blocked for is known; a failure once an hour makes no incident.
-            await self._health.unused(link)
+            # Why the connection is blocked is known. A failure once an hour makes no incident.
+            await self._health.unused(run.link)
         else:
-            floor = await self._health.failed(link, error, attempts=attempts)
+            at_least = await self._health.failed(run.link, error, attempts=attempts)
         if isinstance(error, RateLimited):
-            # who took something before means it: no longer waits
-            count = 1 if tally.moved else claim.put_off + 1
-            wait = runs.seconds_when_put_off(self._settings, error, count)
-            await self._show(link, error, wait)
-            left = 0 if is_over else claim.attempts
-            return End(state="running", next_in_seconds=wait, attempts=left, put_off=count, succeeded=is_over)
-        wait = runs.seconds_to_retry(self._settings, error, attempts, at_least=floor)
-        await self._show(link, error, wait)
+            # A system that took something before means the wait that it asks for: it is not made longer.
+            put_off = 1 if run.tally.moved else claim.put_off + 1
+            wait = runs.seconds_when_put_off(self._settings, error, put_off)
+            await self._show_wait(run.link, error, wait)
+            return RunEnd(
+                state="running",
+                next_in_seconds=wait,
+                attempts=0 if is_over else claim.attempts,
+                put_off=put_off,
+                succeeded=is_over,
+            )
+        wait = runs.seconds_to_retry(self._settings, error, attempts, at_least=at_least)
+        await self._show_wait(run.link, error, wait)
         log.warning(
             "sync.run_failed",
             connection=claim.connection,
             phase=claim.phase,
             attempt=attempts,
             error=type(error).__name__,
-            detail=text,
+            detail=str(error),
             request_id=error.request_id,
             retry_in_seconds=round(wait, 1),
         )
-        return End(state="failed", next_in_seconds=wait, attempts=attempts, error=text)
+        return RunEnd(state="failed", next_in_seconds=wait, attempts=attempts, error=str(error))
 
-    async def _show(self, link: ServedConnection, error: ConnectorError, wait: float) -> None:
-        """What the connection waits for, where its state does not say so."""
+    async def _show_wait(self, link: ServedConnection, error: ConnectorError, wait: float) -> None:
+        """Shows what the connection waits for, where its state does not say so."""
         match error:
             case Unavailable() if error.reference is not None:
                 await self._troubles.note(link.connection, "run", str(error))
@@ -291,7 +321,7 @@ class Runner:
                 await self._troubles.over(link.connection, "run")
 
     async def _finish(
-        self, claim: Claim, link: ServedConnection, end: End, tally: RunTally, started_at: datetime
+        self, claim: Claim, link: ServedConnection, end: RunEnd, tally: RunTally, started_at: datetime
     ) -> None:
         data = {
             "stream": claim.name,

@@ -1,5 +1,5 @@
-"""What runs of every kind share, whichever way they sync: what they ask of the connection's health, how long
-they wait after a failure, how they end, and when that is told.
+"""What all kinds of runs share: what they report to the connection's health, how long they wait after a
+failure, how they end, and which event tells of it.
 """
 
 from __future__ import annotations
@@ -17,24 +17,28 @@ from gateway.settings import SyncSettings
 from gateway.sync.link import ServedConnection
 
 FAILED_AFTER = 3
-"""Failed runs in a row after which it is told, and so is the first that succeeds again."""
+"""After so many failed runs in a row an event tells of it, and another one of the first run that succeeds
+again.
+"""
 
 FAULT_BASE_SECONDS = 5.0
 
 
 class RunHealth(Protocol):
-    """What a run reports about the connection, and asks before it calls: `gateway.connections.health`."""
+    """What a run reports to the connection's health, and asks it before it calls:
+    `gateway.connections.health`.
+    """
 
     async def admit(self, link: ServedConnection, operation: Operation = Operation.PUSH) -> float | None:
         """Seconds to wait before the system may be called; None: go on."""
         ...
 
     async def succeeded(self, link: ServedConnection, operation: Operation = Operation.PUSH) -> None:
-        """The system has answered well."""
+        """The system has answered a call well."""
         ...
 
     async def unused(self, link: ServedConnection, operation: Operation = Operation.PUSH) -> None:
-        """It was not called after all."""
+        """The system was not called after all."""
         ...
 
     async def failed(
@@ -45,16 +49,18 @@ class RunHealth(Protocol):
         attempts: int,
         operation: Operation = Operation.PUSH,
     ) -> float:
-        """It has not; seconds to wait at least."""
+        """A call has failed. Returns how many seconds the next one has to wait at least."""
         ...
 
 
 RunState = Literal["idle", "lagging", "running", "failed", "done"]
-"""As it is stored. `lagging`: more is due at once. `running`: it goes on, now or after a wait."""
+"""The state of a stream after a run, as it is stored. `lagging`: more is due at once. `running`: the run was
+not finished and goes on, at once or after a wait.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class End:
+class RunEnd:
     """How a run ended."""
 
     state: RunState
@@ -64,14 +70,14 @@ class End:
     succeeded: bool = False
     put_off: int = 0
     is_asked_for: bool = False
-    """The system asked for the wait."""
+    """Whether the system asked for the wait."""
 
     waits: bool = False
     """Nothing was due but what is in doubt and must wait: what failed before still counts."""
 
 
-class Ran(Protocol):
-    """The claim of a run."""
+class RunClaim(Protocol):
+    """What an event needs of the claim of a run."""
 
     @property
     def customer(self) -> str: ...  # noqa: D102
@@ -82,7 +88,7 @@ class Ran(Protocol):
 
 
 def seconds_when_put_off(settings: SyncSettings, error: RateLimited, count: int) -> float:
-    """Until the next run, after the system put off `count` runs in a row."""
+    """Seconds until the next run, after the system put off `count` runs in a row."""
     return put_off(
         count,
         asked_seconds=error.retry_after,
@@ -95,8 +101,8 @@ def seconds_when_put_off(settings: SyncSettings, error: RateLimited, count: int)
 def seconds_to_retry(
     settings: SyncSettings, error: ConnectorError, attempts: int, *, at_least: float
 ) -> float:
-    """Until the next run, after `attempts` that failed in a row: longer each time, as long as the system
-    asked for, and after a call whose outcome is unknown until it must have arrived.
+    """Seconds until the next run, after `attempts` runs that failed in a row: more each time. At least as
+    many as the system asked for, and after a call whose outcome is unknown as many as it may take to arrive.
     """
     rand = random.random()
     base, growth_cap = settings.backoff_base.total_seconds(), settings.backoff_cap.total_seconds()
@@ -110,8 +116,8 @@ def seconds_to_retry(
 
 
 def seconds_after_fault(settings: SyncSettings, attempts: int) -> float:
-    """Until the next run, after one that ended in a fault of our own: so long that it is seen and does not
-    spin.
+    """Seconds until the next run after one that ended in a fault of our own: enough for it to be seen and not
+    to spin.
     """
     return full_jitter(
         attempts,
@@ -121,9 +127,9 @@ def seconds_after_fault(settings: SyncSettings, attempts: int) -> float:
     )
 
 
-def event_of(claim: Ran, end: End, data: Mapping[str, object]) -> NewEvent | None:
-    """Only what somebody waits for: the end of an initial sync, the third failure in a row, the first success
-    after it. What fails now and then is in the runs' records.
+def event_of(claim: RunClaim, end: RunEnd, data: Mapping[str, object]) -> NewEvent | None:
+    """The event that tells how a run ended; None for most runs. Events tell only what somebody waits for: the
+    end of an initial sync, the third failure in a row, and the first success after it.
     """
     if end.error is not None and end.attempts == FAILED_AFTER:
         event, data = EventType.SYNC_FAILED, {**data, "reason": end.error}

@@ -1,7 +1,8 @@
-"""Scan: from the telemetry log to due windows, one transaction a slice, the watermarks in the same one.
+"""Scans the telemetry log and marks windows as due, slice by slice. One transaction marks the windows of a
+slice and advances the watermarks past it.
 
-A run scans for its customer's other connections as well, as far as they have come as far as it has: samples
-are read once, however many connections there are.
+A run also scans for those other connections of its customer that have come as far as its own: so samples are
+read once, however many connections there are.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ log = structlog.get_logger(__name__)
 SLICE_ROWS = 20_000
 
 ALONG_SECONDS = 1.0
-"""A scan that another connection's run made so long ago is as good as one's own; at most a quarter of the
-interval.
+"""A run does not scan where another connection's run has scanned for it within this time, or within a quarter
+of its interval if that is shorter.
 """
 
 
@@ -38,10 +39,9 @@ async def scan_slice(
     """Marks the windows of one slice of changed telemetry and advances the watermark; True when the log is
     scanned to its end. Raises MetersChanged.
 
-    `served`: connections of the customer, for which it is done in the same transaction where that is
-    possible.
+    `served`: connections of the customer. The same transaction does it for those of them for which it can.
     """
-    # One with patterns of metrics has them compared in its own run: its meters are its own to change.
+    # A connection with patterns of metrics is left out: its meters may change, which only its own run may do.
     others = {
         other.connection: other
         for other in served
@@ -56,8 +56,7 @@ async def scan_slice(
         except StoreRejected:
             if not others:
                 raise
-            # What is odd about one of them is its own: it meets it in its own run.
-            others = {}
+            others = {}  # one of them may be at fault: it shall meet that in its own run
 
 
 async def _scan(
@@ -97,13 +96,10 @@ async def _scan(
             )
             for each in links
         ]
-        await calendars.cut(connection, claim.customer, (c for each in links for c in each.calendars))
+        await calendars.cut(connection, claim.customer, [c for each in links for c in each.calendars])
+        with_neighbours = any(rule.reduce in FOLLOWED | HELD for each in links for rule in each.rules)
         samples = await windows.mark_changed(
-            connection,
-            claim.customer,
-            part,
-            readers,
-            with_neighbours=any(rule.reduce in FOLLOWED | HELD for each in links for rule in each.rules),
+            connection, claim.customer, part, readers, with_neighbours=with_neighbours
         )
         await windows.advance(connection, claim, part, along)
         await streams.prove(connection, claim)
@@ -114,8 +110,9 @@ async def _scan(
 async def map_metrics(
     connection: Connection, claim: Claim, link: ServedConnection, found: matched.Found, *, may_grow: bool
 ) -> None:
-    """Metrics that come for the first time get their mappings, before their samples are looked at.
-    `may_grow`: the transaction began with the connection's row. Raises MetersGrow.
+    """Makes mappings for metrics that come for the first time, before their samples are looked at.
+    `may_grow`: the transaction began by locking the connection's row, as a change of its meters must. Raises
+    MetersGrow.
     """
     if found.metrics and not may_grow:
         raise MetersGrow(claim.connection)
@@ -135,7 +132,7 @@ async def _map_devices(
     *,
     may_grow: bool,
 ) -> None:
-    """Devices that registered since the last slice get their mappings, before their samples are looked at."""
+    """As `map_metrics`, for devices that were registered since the last slice."""
     if part.end <= position.device_watermark:
         return
     fresh = await mappings.devices(connection, claim.customer, past=position.device_watermark, until=part.end)

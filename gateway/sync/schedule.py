@@ -1,4 +1,4 @@
-"""The scheduler: claims due streams, runs each under its own supervisor, renews their leases."""
+"""The scheduler claims due streams, runs each under a supervisor of its own, and renews their leases."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from gateway.sync.turns import Turns
 log = structlog.get_logger(__name__)
 
 MAX_STREAMS = 256
-"""Streams in hand at once. One that waits for its system holds no worker and no session, so a hung system
-costs a place here only.
+"""How many streams may be in hand at once. One that waits for its system holds no turn and no database
+session: a system that hangs costs one of these places only.
 """
 
 MAX_RESTING = 1000
-"""Streams with nothing to do that one statement puts off."""
+"""How many streams with nothing to do one statement puts off."""
 
 MAX_SLEEP_SECONDS = 1.0
 GAP_SECONDS = 0.02
-"""Between two claims: runs that end together are followed by one."""
+"""The least time between two claims, so that runs that end together are followed by one claim."""
 
 
 class Claimed(Protocol):
@@ -54,10 +54,10 @@ ClaimT = TypeVar("ClaimT", bound=Claimed)
 
 
 class Work(Protocol[ClaimT]):
-    """What a scheduler schedules: streams of one direction. Everything that waits raises StoreError."""
+    """What a scheduler schedules: streams of one kind. Each coroutine raises StoreError."""
 
     def serve(self, links: Mapping[str, ServedConnection]) -> None:
-        """From now on these connections are worked."""
+        """From now on the streams of these connections are worked."""
         ...
 
     async def claim(
@@ -69,11 +69,11 @@ class Work(Protocol[ClaimT]):
         ...
 
     async def seconds_to_next(self, links: Mapping[str, ServedConnection]) -> float | None:
-        """Until one should be claimed; None where none waits."""
+        """Seconds until a stream should be claimed; None where none waits."""
         ...
 
     async def renew(self, claim: ClaimT) -> None:
-        """Raises LeaseLost."""
+        """Renews the lease. Raises LeaseLost."""
         ...
 
     async def run(self, claim: ClaimT, link: ServedConnection) -> None:
@@ -86,7 +86,7 @@ class Work(Protocol[ClaimT]):
 
 
 class OutboundWork:
-    """Readings to the systems. `pressure`: of the ingest of this process, where it has one."""
+    """The streams of readings to the systems. `pressure`: of the ingest of this process, where it has one."""
 
     def __init__(
         self,
@@ -117,8 +117,8 @@ class OutboundWork:
     async def claim(
         self, links: Mapping[str, ServedConnection], limit: int, *, in_hand: Sequence[str], has_ended: bool
     ) -> list[Claim]:
-        """As `Work`. No statement is given what this replica serves: it takes whatever is due, and gives back
-        what it cannot serve, once for each change of its links.
+        """As `Work`. The statement is not told which connections this replica serves. It takes whatever is
+        due, and what cannot be served is given back, once for each change of the links.
         """
         if not await streams.rest(self._database, MAX_RESTING) and not has_ended:
             return []
@@ -133,8 +133,9 @@ class OutboundWork:
         )
         for claim in claimed:
             if claim.connection not in links:
-                # It may be served since we asked: `links` is of before. Were it noted here nobody would take
-                # it until the links change again, which may be never.
+                # `links` is older than the question: the connection may be served by now. Then it must not
+                # count as unserved, for nobody would take it until the links change again, which may be
+                # never.
                 if claim.connection not in self._served:
                     self._unserved.add(claim.connection)
                 await streams.give_back(self._database, claim)
@@ -150,7 +151,7 @@ class OutboundWork:
 
 
 class Scheduler(Generic[ClaimT]):
-    """Works every stream of `links` that is due. `links` may be replaced while it runs."""
+    """Works every due stream of the connections that it serves. These may be replaced while it runs."""
 
     def __init__(self, work: Work[ClaimT], *, lease_seconds: float) -> None:
         self._work = work
@@ -163,7 +164,7 @@ class Scheduler(Generic[ClaimT]):
         self._stopping = False
 
     def serve(self, links: Mapping[str, ServedConnection]) -> None:
-        """From now on these connections are worked."""
+        """From now on the streams of these connections are worked."""
         self._links = dict(links)
         self._work.serve(self._links)
         self.wake()
@@ -203,7 +204,7 @@ class Scheduler(Generic[ClaimT]):
             await asyncio.gather(*late, return_exceptions=True)
 
     async def _start_due(self, group: asyncio.TaskGroup) -> float:
-        """Claims what is due and starts it; how long to sleep."""
+        """Claims and starts what is due. Returns how many seconds to sleep."""
         free = MAX_STREAMS - len(self._running)
         if not self._links or free <= 0:
             return MAX_SLEEP_SECONDS
@@ -226,8 +227,8 @@ class Scheduler(Generic[ClaimT]):
         self.wake()
 
     async def _supervise(self, claim: ClaimT, link: ServedConnection) -> None:
-        """The one supervisor of a stream: whatever goes wrong in a run ends that run only, and it is tried
-        again later.
+        """Supervises one run: whatever goes wrong in it ends this run only, and the stream is tried again
+        later.
         """
         run = asyncio.ensure_future(self._work.run(claim, link))
         renewal = asyncio.create_task(self._renew(claim, run))
@@ -243,7 +244,7 @@ class Scheduler(Generic[ClaimT]):
             await asyncio.wait({renewal})
 
     async def _watch(self, claim: ClaimT, run: asyncio.Future[None], renewal: asyncio.Task[None]) -> None:
-        """Until the run has ended. What is nobody's fault is said."""
+        """Waits for the run to end. Logs an end that is no fault: a lost lease, a database that is away."""
         try:
             await asyncio.wait({run})
             if run.cancelled() and not renewal.done():  # neither we nor the renewal have cancelled it
@@ -263,8 +264,8 @@ class Scheduler(Generic[ClaimT]):
             log.info("sync.lease_lost", connection=claim.connection, phase=claim.phase)
 
     async def _renew(self, claim: ClaimT, run: asyncio.Future[None]) -> None:
-        """Cancels the run when its lease is lost, or can no longer be shown to be ours: another replica may
-        push by then.
+        """Renews the lease until cancelled. Cancels the run when the lease is lost, or could not be renewed
+        for so long that it may be lost: then another replica may push.
         """
         valid_until = clock.monotonic() + self._lease_seconds
         while clock.monotonic() < valid_until:

@@ -1,8 +1,8 @@
-"""Turns: who works in the database now. A bound on all, a smaller one on each customer, and fewer while
-ingest is late.
+"""Turns bound how many runs work in the database at once: in all, and of one customer. There are fewer turns
+while acknowledgements are late.
 
-A turn is held for a statement or a short transaction and never for a call to a system: what hangs there takes
-nobody's turn.
+A turn is held for a statement or a short transaction and never for a call to a system: a system that hangs
+takes nobody's turn.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from gateway import clock
 from gateway.model.pressure import Pressure
 
 LARGE, SMALL = 5_000, 500
-"""Windows worked on in one go: what a step of them takes on the loop, ingest waits. `SMALL` while messages
-come in.
+"""Windows that are worked on in one step. Ingest waits for a step to leave the event loop, so steps are
+`SMALL` while messages come in.
 """
 
 
@@ -29,7 +29,8 @@ class Turns:
         self._pressure = pressure
         self._taken = Counter[str]()
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
-        """By customer. Whoever was admitted goes to the end, so that they take turns."""
+        """Who waits, by customer. A customer that was admitted goes to the end, so that customers take turns.
+        """
 
     @property
     def windows(self) -> int:
@@ -51,8 +52,9 @@ class Turns:
             self._give_back(customer)
 
     async def _take(self, customer: str) -> None:
-        """No await between a look and its taking: the loop is our lock. A turn that is handed to whoever
-        waits is taken already, so nobody slips in between; who is cancelled with a turn in hand gives it on.
+        """Nothing is awaited between finding a free turn and taking it, so the event loop is the lock. A turn
+        that is handed to somebody who waits counts as taken at once, so that nobody else takes it in between.
+        Whoever is cancelled with a turn in hand gives it back.
         """
         given = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(customer, deque()).append(given)

@@ -51,7 +51,7 @@ def die_after(point: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     if point == "committed":
-        Moved.say = kill  # type: ignore[method-assign]
+        Moved.write_log = kill  # type: ignore[method-assign]
         return
     module, name = POINTS[point]
     original: Callable[..., Awaitable[object]] = getattr(module, name)

@@ -110,7 +110,7 @@ async def test_what_waited_at_a_broker_is_no_flood_when_that_broker_lets_us_in(
                 seconds,
             )
     added: list[float] = []
-    monkeypatch.setattr(Quotas, "absent", lambda _, seconds, _now: added.append(seconds))
+    monkeypatch.setattr(Quotas, "grant_grace", lambda _, seconds, _now: added.append(seconds))
     await first.stop()
     async with ingesting(settings, database) as ingest:
         await with_broker(second.port, ingest)

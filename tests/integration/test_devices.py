@@ -85,7 +85,7 @@ async def test_what_ingest_committed_is_seen_and_what_it_refused_is_not(database
         telemetry,
         Decoder(telemetry, sources, (), introduce=registry.introduce),
         TelemetryStore(database, register_customers=True, max_devices=lambda _: 2),
-        note=registry.note,
+        on_stored=registry.note,
     )
     session = Connection()
     taking.receive(session, [message("Pump Room"), message("d2", payload=b'{"on": true, "state": "ok"}')])

@@ -22,7 +22,7 @@ from gateway.cli import screen
 from gateway.cli.connection_screen import show_facts, show_list, show_streams
 from gateway.cli.main import COMMANDS
 from gateway.configuration.schema import written
-from gateway.connections.transitions import asked
+from gateway.connections.transitions import cause_of
 from gateway.demo import view
 from gateway.events.documents import status_document
 from gateway.http.documents import ConnectionDocument
@@ -270,7 +270,7 @@ async def test_an_active_connection_has_no_reason_and_a_resumed_one_that_of_befo
 @pytest.mark.parametrize("trigger", [Trigger.PAUSE_ASKED, Trigger.RESUME_ASKED, Trigger.DISCONNECT_ASKED])
 @pytest.mark.parametrize("name", ["cli", "file", "ann"])
 def test_who_asked_is_said_in_words(trigger: Trigger, name: str) -> None:
-    cause = asked(trigger, Caller(name=name))
+    cause = cause_of(trigger, Caller(name=name))
     assert cause.reason is not None and "asked by" not in cause.reason
     assert cause.reason.split()[0] in ("Paused", "Resumed", "Disconnected")
 

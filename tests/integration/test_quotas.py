@@ -21,7 +21,7 @@ from gateway.ingest.decode import Decoder
 from gateway.ingest.pipeline import Pipeline
 from gateway.ingest.quotas import Quotas
 from gateway.ingest.registry import Registry
-from gateway.ingest.upkeep import Upkeep
+from gateway.ingest.upkeep import QuotaUpkeep
 from gateway.model.quota import BURST_SECONDS, Bucket, Excess, Quota, QuotaKind
 from gateway.model.topics import owner_of, partition_of
 from gateway.payloads.sources import compile_sources
@@ -60,7 +60,7 @@ def bounded(
         Decoder(telemetry, compiled, customers),
         writer,
         quotas=bounds,
-        slowed=(lambda _: None) if told is None else told.append,
+        on_slowed=(lambda _: None) if told is None else told.append,
     )
 
 
@@ -184,7 +184,7 @@ async def test_who_has_the_partition_alone_is_slowed_and_loses_nothing(database:
 
 async def test_what_waited_while_nobody_could_read_is_no_flood(database: Database) -> None:
     taking = bounded(database, messages_per_second=1)
-    taking.absent(600)
+    taking.grant_grace(600)
     await take(taking, Connection(), sent(300), sent(300), sent(59))
     assert await stored(database) == {"acme": 659} and await letters(database) == []
     await take(taking, Connection(), sent(5), sent(5))
@@ -246,10 +246,10 @@ async def test_an_excess_is_over_after_a_minute_without_and_summed_up(database: 
 async def test_what_is_stored_is_counted_and_bounds_what_comes(database: Database) -> None:
     full: list[frozenset[str]] = []
     limits = QuotasSettings.model_validate({"customers": {"acme": {"stored_bytes": 1 << 20}}})
-    upkeep = Upkeep(limits, database, full.append)
+    upkeep = QuotaUpkeep(limits, database, full.append)
     telemetry = TelemetrySettings.model_validate({"sources": [USUAL]})
     bounds = Quotas(limits)
-    writer = TelemetryStore(database, register_customers=True, count=upkeep.stored)
+    writer = TelemetryStore(database, register_customers=True, on_stored_bytes=upkeep.add_stored)
     decoder = Decoder(telemetry, compile_sources(telemetry.sources), ("acme", "globex"))
     taking = Pipeline(telemetry, decoder, writer, quotas=bounds)
     many = [
@@ -264,11 +264,11 @@ async def test_what_is_stored_is_counted_and_bounds_what_comes(database: Databas
     assert full == [frozenset({"acme"})]
     await take(taking, Connection(), many[:2])
     assert (await stored(database)).values() != {}, "what is there already was"
-    bounds.fill(full[-1])
+    bounds.set_full(full[-1])
     await take(taking, Connection(), sent(2), sent(2, "globex"))
     assert (await letters(database)) == [("acme", "over_quota", 2)]
     assert (await stored(database))["globex"] == (await stored(database))["acme"] + 2
-    bounds.fill(frozenset())
+    bounds.set_full(frozenset())
     await take(taking, Connection(), sent(2))
     assert (await stored(database))["globex"] == (await stored(database))["acme"]
 
@@ -276,7 +276,7 @@ async def test_what_is_stored_is_counted_and_bounds_what_comes(database: Databas
 async def test_a_device_with_more_metrics_than_its_quota_is_told(database: Database) -> None:
     told: list[Excess] = []
     registry = Registry(database)
-    registry.bound(
+    registry.limit_metrics(
         QuotasSettings.model_validate({"customers": {"acme": {"metrics_per_device": 3}}}), told.append
     )
     writer = TelemetryStore(database, register_customers=True)
@@ -297,7 +297,7 @@ async def test_a_device_with_more_metrics_than_its_quota_is_told(database: Datab
 async def test_names_that_compress_well_are_no_more_than_allowed(database: Database) -> None:
     """A row that PostgreSQL holds compressed looks small."""
     registry = Registry(database)
-    registry.bound(QuotasSettings.model_validate({"metrics_per_device": 120}), lambda _: None)
+    registry.limit_metrics(QuotasSettings.model_validate({"metrics_per_device": 120}), lambda _: None)
     writer = TelemetryStore(database, register_customers=True)
     for step in range(40):
         at = clock.now_microseconds()

@@ -566,11 +566,11 @@ async def test_links_that_are_served_are_not_looked_through(
     monkeypatch.setattr(following, "POLL_SECONDS", 0.5)
     links = World(database).engine
     follower = links.lifecycle._following
-    assert follower._seconds() == 0.5
+    assert follower._seconds_to_next() == 0.5
     links.notices.is_listening = True
-    assert follower._seconds() == notices.REST_SECONDS
+    assert follower._seconds_to_next() == notices.REST_SECONDS
     links.links._waiting.add("acme-1")
-    assert follower._seconds() == 0.5
+    assert follower._seconds_to_next() == 0.5
 
 
 async def test_a_server_of_which_nobody_asks_anything_wakes_up_once_a_second(

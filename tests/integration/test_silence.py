@@ -437,19 +437,19 @@ async def test_a_device_that_changes_its_pace_is_silent_twice_at_most(simulation
 
 def test_a_session_is_of_now_when_its_queue_is_worked_off() -> None:
     hearing = Hearing()
-    assert not hearing.is_current(1, idle_since_up=True)
+    assert not hearing.is_current(1, was_idle=True)
     hearing.went_down(1000)
     hearing.went_up(1120)
-    assert not hearing.is_current(1120 + QUEUE_SECONDS / 2, idle_since_up=True)  # nothing has come yet
-    assert not hearing.is_current(1125, idle_since_up=False)
-    assert hearing.is_current(1126, idle_since_up=True)
-    assert hearing.is_current(1127, idle_since_up=False)  # busy, and of now
+    assert not hearing.is_current(1120 + QUEUE_SECONDS / 2, was_idle=True)  # nothing has come yet
+    assert not hearing.is_current(1125, was_idle=False)
+    assert hearing.is_current(1126, was_idle=True)
+    assert hearing.is_current(1127, was_idle=False)  # busy, and of now
     hearing.went_down(1200)
-    assert not hearing.is_current(1201, idle_since_up=True)
+    assert not hearing.is_current(1201, was_idle=True)
     hearing.went_up(1320)
-    assert not hearing.is_current(1439, idle_since_up=False)
+    assert not hearing.is_current(1439, was_idle=False)
     assert hearing.is_current(
-        1440, idle_since_up=False
+        1440, was_idle=False
     )  # a gateway that is never idle, after as long as it was away
 
 
@@ -502,7 +502,7 @@ class Live:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        loops = (self.ingest.run(), self.ingest.attend(), self._work(), self._send())
+        loops = (self.ingest.run(), self.ingest.note_hearing(), self._work(), self._send())
         tasks = [asyncio.create_task(each) for each in loops]
         try:
             yield

@@ -23,7 +23,7 @@ from gateway.ingest.messages import Messages
 from gateway.ingest.pipeline import Pipeline
 from gateway.ingest.quotas import Quotas
 from gateway.ingest.replay import Failed, Replay
-from gateway.ingest.sparkplug import Mail
+from gateway.ingest.sparkplug import NodeTopic
 from gateway.model.quota import BURST_SECONDS
 from gateway.payloads.sources import compile_sources
 from gateway.payloads.sparkplug import births
@@ -98,10 +98,10 @@ class Site:
             quotas=self.quotas,
         )
 
-    def mail(self, topic: str, payload: bytes) -> Mail:
-        """Whose message it is."""
+    def node_topic(self, topic: str, payload: bytes) -> NodeTopic:
+        """What the topic of a message says."""
         self.pipeline.decoder.decode(topic, payload, self.at * 1000)
-        found = self.pipeline.decoder.mail_of(topic)
+        found = self.pipeline.decoder.node_topic_of(topic)
         assert found is not None
         return found
 
@@ -227,7 +227,7 @@ async def test_others_have_their_turn_between_long_births(site: Site) -> None:
             payload=birth,
             received_at=site.at * 1000,
             is_retained=False,
-            mail=site.mail(f"spBv1.0/acme/NBIRTH/e{place}", birth),
+            node_topic=site.node_topic(f"spBv1.0/acme/NBIRTH/e{place}", birth),
         )
         for place, birth in enumerate(births)
     ]
@@ -275,7 +275,7 @@ async def test_what_a_message_was_read_of_is_not_kept(site: Site) -> None:
         payload=birth,
         received_at=site.at * 1000,
         is_retained=False,
-        mail=site.mail(topic, birth),
+        node_topic=site.node_topic(topic, birth),
     )
     opened = await site.host.read([letter], site.pipeline.decoder)
     assert [len(one.skipped) + len(one.arrival.payload.metrics) for one in opened.taken] == [0]

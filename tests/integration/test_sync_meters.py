@@ -46,7 +46,7 @@ async def test_meters_changed_in_any_state_are_in_force_when_it_is_left(
     await world.execute("insert into customer values ('acme') on conflict do nothing")
     await world.execute("insert into device (customer_id, device_id) values ('acme', 'pump')")
     await world.execute("update connection set state = $1, probe_at = 'infinity'", state)
-    held = await world.engine.service._held("acme-1")
+    held = await world.engine.service._stored("acme-1")
     (rule,) = held.meters
     changed = {**rule, "meter": "other-{device}"}
     await world.execute("update connection set meters = $1, configuration = configuration + 1", [changed])
@@ -67,7 +67,7 @@ async def test_resume_brings_the_meters_that_were_changed_while_it_was_paused(da
     await world.active()
     await world.execute("insert into device (customer_id, device_id) values ('acme', 'pump')")
     await world.service.pause("acme-1", CALLER)
-    held = await world.engine.service._held("acme-1")
+    held = await world.engine.service._stored("acme-1")
     await world.execute(
         "update connection set meters = $1, configuration = configuration + 1",
         [{**held.meters[0], "meter": "other-{device}"}],

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.model.connector import Capabilities
-from gateway.model.delivery import DueWindow, batch_limit, batch_sizes, chunks, plan, turns
+from gateway.model.delivery import DueWindow, batch_limit, batch_sizes, chunks, plan, reordered
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 values = (
@@ -99,7 +99,7 @@ def test_parts_and_order_keep_every_reading(
     parts = list(chunks(send, repeat(size)))
     assert [pair for part in parts for pair in part] == send
     assert all(1 <= len(part) <= size for part in parts)
-    ordered = turns(send, failures=failures, ascending=ascending)
+    ordered = reordered(send, failures=failures, ascending=ascending)
     assert sorted(r.key for _, r in ordered) == sorted(r.key for _, r in send)
     for meter in "abc" if ascending else "":
         of_meter = [r.window_start for _, r in ordered if r.meter == meter]

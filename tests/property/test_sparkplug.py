@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.ingest import sparkplug
-from gateway.ingest.sparkplug import Bounds, Mail, arrival, take
+from gateway.ingest.sparkplug import Bounds, NodeTopic, arrival, take
 from gateway.payloads.sources import compile_one
 from gateway.payloads.sparkplug.births import Birth, Births, NodeDevice
 from gateway.payloads.sparkplug.definitions import from_stored
@@ -60,16 +60,18 @@ class Gateway:
     dead: set[bytes] = field(default_factory=set)
     missing: int = 0
 
-    def mail(self, message: Sent) -> tuple[Mail, str]:
+    def node_topic(self, message: Sent) -> tuple[NodeTopic, str]:
         topic = f"spBv1.0/acme/{message.kind}/edge" + (f"/{message.device}" if message.device else "")
-        return sparkplug.mail(topic, "acme", self.source), topic  # type: ignore[arg-type]
+        return sparkplug.node_topic(topic, "acme", self.source), topic  # type: ignore[arg-type]
 
     def process(self, batch: Sequence[Sent], received_at: int) -> None:
         """Reads and commits."""
         facts: list[Fact] = []
         for message in batch:
-            mail, topic = self.mail(message)
-            for taken in take(self.node, mail, arrival(mail, topic, message.payload, received_at), BOUNDS):
+            node_topic, topic = self.node_topic(message)
+            for taken in take(
+                self.node, node_topic, arrival(node_topic, topic, message.payload, received_at), BOUNDS
+            ):
                 device = taken.arrival.device
                 facts += [
                     (device, at // 1000, name, value)

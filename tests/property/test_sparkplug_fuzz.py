@@ -34,9 +34,9 @@ KIND = st.sampled_from(KINDS)
 def process(node: Node, kind: str, payload: bytes) -> None:
     """As the gateway does; whatever it becomes can be stored."""
     topic = f"spBv1.0/acme/{kind}/e" + ("/d" if kind.startswith("D") else "")
-    mail = sparkplug.mail(topic, "acme", SOURCE)
+    node_topic = sparkplug.node_topic(topic, "acme", SOURCE)
     try:
-        found = take(node, mail, arrival(mail, topic, payload, AT * 1000), BOUNDS)
+        found = take(node, node_topic, arrival(node_topic, topic, payload, AT * 1000), BOUNDS)
     except DecodeError:
         return
     for taken in found:

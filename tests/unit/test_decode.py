@@ -90,4 +90,4 @@ def test_the_cache_of_topics_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     made = decoder()
     for number in range(10):
         assert made.decode(f"acme/devices/d{number}/telemetry", b'{"a":1}', NOW)[0][1] == f"d{number}"
-        assert len(made._ways) <= 3
+        assert len(made._topics) <= 3

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from gateway.model.connector import Capabilities
-from gateway.model.delivery import DeliveryPlan, DueWindow, batch_limit, oldest_accepted, plan, turns
+from gateway.model.delivery import DeliveryPlan, DueWindow, batch_limit, oldest_accepted, plan, reordered
 from gateway.model.sample import Value
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
@@ -203,13 +203,13 @@ def test_what_failed_before_comes_last_where_meters_ascend_with_all_readings_of_
     send = made(
         due(1.0, meter="a"), due(1.0, meter="b", attempts=1), due(2.0, meter="b", hour=1), due(1.0, meter="c")
     ).send
-    assert [(w.meter, w.window_start) for w, _ in turns(send, failures=0, ascending=True)] == [
+    assert [(w.meter, w.window_start) for w, _ in reordered(send, failures=0, ascending=True)] == [
         ("a", AT),
         ("c", AT),
         ("b", AT),
         ("b", AT + HOUR),
     ]
-    assert [(w.meter, w.window_start) for w, _ in turns(send, failures=0, ascending=False)] == [
+    assert [(w.meter, w.window_start) for w, _ in reordered(send, failures=0, ascending=False)] == [
         ("a", AT),
         ("b", AT + HOUR),
         ("c", AT),
@@ -219,7 +219,7 @@ def test_what_failed_before_comes_last_where_meters_ascend_with_all_readings_of_
 
 def test_each_failed_run_begins_with_another_reading() -> None:
     send = made(*[due(1.0, meter=f"m{number}") for number in range(7)]).send
-    firsts = [turns(send, failures=failures, ascending=False)[0][0].meter for failures in range(3, 23)]
+    firsts = [reordered(send, failures=failures, ascending=False)[0][0].meter for failures in range(3, 23)]
     assert set(firsts) == {f"m{number}" for number in range(7)}
     assert all(one != other for one, other in pairwise(firsts))
 

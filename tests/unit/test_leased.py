@@ -22,8 +22,8 @@ class Leases:
         self.asked: list[tuple[str, list[str]]] = []
         self.fails = False
 
-    async def having(self, _database: object, connections: Sequence[str]) -> list[str]:
-        self.asked.append(("having", list(connections)))
+    async def with_streams(self, _database: object, connections: Sequence[str]) -> list[str]:
+        self.asked.append(("with_streams", list(connections)))
         if self.fails:
             raise StoreUnavailable("away")
         return [name for name in connections if name in self.have]
@@ -63,15 +63,15 @@ async def test_connections_without_streams_are_not_asked_for(monkeypatch: pytest
     monkeypatch.setattr(clock, "monotonic", lambda: now)
     work.serve(LINKS)
     assert [await turn(work) for _ in range(3)] == [None] * 3
-    assert leases.asked == [("having", ["a", "b"])]
+    assert leases.asked == [("with_streams", ["a", "b"])]
 
     leases.have, leases.asked = ["b"], []
     work.serve(LINKS)  # one began
     assert [await turn(work) for _ in range(2)] == [1.0] * 2
-    assert leases.asked == [("having", ["a", "b"]), *[("claim", ["b"]), ("next", ["b"])] * 2]
+    assert leases.asked == [("with_streams", ["a", "b"]), *[("claim", ["b"]), ("next", ["b"])] * 2]
 
     leases.have, leases.asked = ["a", "b"], []
-    now += leased.HAVING_SECONDS  # nobody said so
+    now += leased.ASK_AGAIN_SECONDS  # nobody said so
     await turn(work)
     assert leases.asked[-1] == ("next", ["a", "b"])
 

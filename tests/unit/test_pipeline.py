@@ -217,7 +217,7 @@ async def test_a_flood_of_marks_between_gateways_costs_few_commits(
         return await write(self, *given, **more)
 
     monkeypatch.setattr(TelemetryStore, "write", counting)
-    monkeypatch.setattr(pipeline._committer, "_marked", marked)
+    monkeypatch.setattr(pipeline._committer, "_on_marks", marked)
     marks = [(f"acme/devices/{MARK}x/telemetry", b"", number, False) for number in range(1, 1001)]
     other = (f"globex/devices/{MARK}y/telemetry", b"", 1001, False)
     pipeline.receive(connection, [*marks, other])

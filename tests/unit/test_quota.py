@@ -101,7 +101,7 @@ def test_what_is_kept_over_quota_fits_its_room_and_comes_in_its_pace(steps: list
     for wait, size in steps:
         now += wait
         bucket.refill(now)
-        if bucket.keeps(size, MOST):
+        if bucket.takes_over_quota(size, MOST):
             kept.append((now, size))
             for place, (since, _) in enumerate(kept):
                 together = sum(size for _, size in kept[place:])
@@ -111,20 +111,21 @@ def test_what_is_kept_over_quota_fits_its_room_and_comes_in_its_pace(steps: list
 
 def test_room_and_pace_come_back_in_their_times() -> None:
     bucket = Bucket(0.0)
-    assert bucket.keeps(MOST // 16, MOST) and not bucket.keeps(0, MOST)  # the pace is used up
+    assert bucket.takes_over_quota(MOST // 16, MOST)
+    assert not bucket.takes_over_quota(0, MOST)  # the pace is used up
     bucket.refill(1.0)
-    assert bucket.keeps(MOST // 16, MOST) and not bucket.keeps(1, MOST)
+    assert bucket.takes_over_quota(MOST // 16, MOST) and not bucket.takes_over_quota(1, MOST)
     whole = Bucket(0.0)
-    assert not whole.keeps(MOST + 1, MOST) and whole.keeps(MOST, MOST)
+    assert not whole.takes_over_quota(MOST + 1, MOST) and whole.takes_over_quota(MOST, MOST)
     for now in (1.0, 15.0):
         whole.refill(now)
-        assert not whole.keeps(0, MOST)
+        assert not whole.takes_over_quota(0, MOST)
     whole.refill(1800.0)
-    assert not whole.keeps(MOST // 2 + 1, MOST) and whole.keeps(MOST // 2, MOST)
-    assert not Bucket(0.0).keeps(1, 0)  # nothing may be kept
+    assert not whole.takes_over_quota(MOST // 2 + 1, MOST) and whole.takes_over_quota(MOST // 2, MOST)
+    assert not Bucket(0.0).takes_over_quota(1, 0)  # nothing may be kept
     before = Bucket(0.0)
     before.refill(7200.0)
-    assert not before.keeps(MOST + 1, MOST)  # no more than all of it, after whatever time
+    assert not before.takes_over_quota(MOST + 1, MOST)  # no more than all of it, after whatever time
 
 
 def test_a_bucket_is_over_since_it_began() -> None:
