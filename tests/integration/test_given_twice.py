@@ -144,6 +144,24 @@ async def test_a_refresh_token_that_the_server_refused_is_tried_again_when_it_is
     assert (await generations(world))[2] == 2 and await server.token_requests() > asked
 
 
+async def test_a_login_that_never_came_into_use_is_revoked_at_the_end(
+    database: Database, server: OAuthServer
+) -> None:
+    world, web = World(database, more_systems=SYSTEMS), credential(server, WEB)
+    given = CredentialSettings.model_validate({"type": web.type, **web.values})
+    declared = await world.service.check(http_json(server, given), CALLER)
+    await server.lever(accepting=False)
+    await world.service.create_declared(
+        declared, CALLER, managed_by="api", grant=await consented(server, web)
+    )
+    async with world.living():
+        await world.reaches("pending")
+        assert (await server.lever())["families"] == 1
+        await world.service.disconnect("acme-1", CALLER)
+        await world.reaches("disconnected")
+    assert (await server.lever())["families"] == 0
+
+
 async def test_what_waits_to_be_verified_or_works_is_not_given_anew(database: Database) -> None:
     connector = Scripted(probe_error=Unavailable("down"))
     world = World(database, connector)
