@@ -116,14 +116,12 @@ class Candidates:
         """
         async with self._transitions.transaction(self._database) as connection:
             locked = await connections.lock(connection, name)
+            # others were given meanwhile: they are verified next, or have been already
             if locked is None or (locked.candidate or locked.generation) != link.generation:
-                return  # another credential was given meanwhile: it is verified next, or has been already
-            is_other = (
-                locked.account is not None
-                and answer.account is not None
-                and locked.account not in (answer.account, answer.former_account)
-            )
-            if is_other:
+                return
+            if link.configuration < locked.settings_since:
+                return
+            if is_other := reaches_other(locked, answer):
                 moved = await self._transitions.move(
                     connection, name, Trigger.ACCOUNT_DIFFERS, Cause(reason=OTHER_ACCOUNT)
                 )
@@ -168,7 +166,7 @@ class Candidates:
             await self._troubles.over(due.connection, "verification")  # its state says what is wrong
 
     async def _refused(self, due: Due, trigger: Trigger, error: ConnectorError) -> None:
-        """What worked before goes on with the credential that it had."""
+        """What worked before goes on with the settings and the credential that it had."""
         async with self._transitions.transaction(self._database) as connection:
             locked = await connections.lock(connection, due.connection)
             if locked is None or _is_outdated(locked, due):
@@ -180,6 +178,12 @@ class Candidates:
             if moved is not None and moved.to_state in (State.PENDING, State.REAUTHORIZATION_REQUIRED):
                 # kept, for who has put it right at the system and asks for another look
                 await connections.rest(connection, due.connection)
+            elif moved is not None and locked.prior is State.REAUTHORIZATION_REQUIRED:
+                # let in, and not allowed to: it is tried again, and not the one before, which was refused
+                await connections.promote(connection, due.connection, account=None, delivery=None)
+                await credentials.drop_others(
+                    connection, connection_id=due.connection, keep=[locked.candidate or locked.generation]
+                )
             else:
                 await self._withdraw(connection, due.connection, locked)
         await self._troubles.over(due.connection, "verification")  # its state says what is wrong
@@ -189,6 +193,19 @@ class Candidates:
         await credentials.drop_others(connection, connection_id=name, keep=[locked.generation])
 
 
+def reaches_other(locked: Locked, answer: ProbeResult) -> bool:
+    """Whether what answered is another account than the one that was connected."""
+    return (
+        locked.account is not None
+        and answer.account is not None
+        and locked.account not in (answer.account, answer.former_account)
+    )
+
+
 def _is_outdated(locked: Locked | None, due: Due) -> bool:
-    """Whether the credentials are others by now than those that were looked at."""
-    return locked is None or (locked.candidate, locked.generation) != (due.candidate, due.generation)
+    """Whether the settings or the credentials are others by now than those that were looked at."""
+    return (
+        locked is None
+        or (locked.candidate, locked.generation) != (due.candidate, due.generation)
+        or due.configuration < locked.settings_since
+    )

@@ -148,7 +148,7 @@ class Links:
             before, link, begun, wrong = self._built.get(name), None, False, None
             async with self._troubles.contained("build", name) as made:
                 try:
-                    link = self._builder.build(held, sealed[name]) if name in sealed else None
+                    link = self._builder.build(held.used, sealed[name]) if name in sealed else None
                 except (BadConfiguration, SealBroken) as error:
                     wrong = error
                 if link is not None:

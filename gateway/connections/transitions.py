@@ -111,12 +111,14 @@ class Transitions:
         """Compare and set, within the caller's `transaction`; None when the trigger means nothing where the
         connection is.
 
-        News about a credential that is no longer in use (`cause.generation`) mean nothing either. Locks the
-        connection's row, then the pool of credits. Raises RequestRefused when the credits that the move needs
-        are not there.
+        News about a credential (`cause.generation`) or settings (`cause.configuration`) that are no longer in
+        use mean nothing either. Locks the connection's row, then the pool of credits. Raises RequestRefused
+        when the credits that the move needs are not there.
         """
         locked = await connections.lock(connection, connection_id)
         if locked is None or (cause.generation is not None and cause.generation != locked.generation):
+            return None
+        if cause.configuration is not None and cause.configuration < locked.settings_since:
             return None
         rule = rule_for(locked.state, trigger, prior=locked.prior)
         if rule is None:

@@ -220,7 +220,12 @@ class InboundWalk:
         """Where the record log stands with it."""
         with tracing.span("inbound.store", records=len(step.records)):
             applied = await inbound_pages.apply(
-                self._database, self._claim, step, max_records=self._max_records, pace=self._pace()
+                self._database,
+                self._claim,
+                step,
+                max_records=self._max_records,
+                configuration=self._link.configuration,
+                pace=self._pace(),
             )
         self.read.add(applied)
         return applied.position

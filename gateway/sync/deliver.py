@@ -188,7 +188,7 @@ class Delivery:
         """What must still be sent: the system was asked for what is in doubt, and shows another value or
         none. Raises CallsEnded.
         """
-        if not await streams.may_call(self._database, self._claim):
+        if not await streams.may_call(self._database, self._claim, self._link.configuration):
             raise CallsEnded(self._claim.connection)
         self.called = True
         doubted = [reading for due, reading in pairs if due.doubt is not None]
@@ -288,6 +288,7 @@ class Delivery:
                     resolved=True,
                     next_readings=readings,
                     lease_seconds=self._lease_seconds,
+                    configuration=self._link.configuration,
                 )
         if following and intent is not None:
             made = make_batch(self._claim.connection, readings, intent.position)
@@ -341,6 +342,8 @@ class Delivery:
         Counts the failure against the reading when it is not shown yet.
         """
         if len(pairs) > 1 or self._claim.attempts < NARROW_AFTER or not self._takes_others:
+            return False
+        if not await streams.may_call(self._database, self._claim, self._link.configuration):
             return False
         try:
             async with asyncio.timeout(self._push_timeout):
