@@ -14,29 +14,65 @@ import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import httpcore
 import httpx
 
-from gateway.model.address import AddressRefused, Reach
+from gateway.model.address import AddressRefused, Reach, is_address
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 Connect = Callable[[], Coroutine[None, None, httpcore.AsyncNetworkStream]]
 
 MAX_ADDRESSES = 4
 NAMES_AT_ONCE = 32
+OF_ONE_ZONE = 8
 NEXT_ADDRESS_SECONDS = 0.25
 
 
 async def look_up(host: str, port: int) -> Sequence[str]:
-    """The addresses of a name, as the system's resolver orders them. Raises OSError."""
+    """The addresses of a name, as the system's resolver orders them. Raises OSError.
+
+    A question that hangs keeps its thread, whoever gives up meanwhile: so a name is asked for once at a time,
+    and the names of one zone, which hang together, have some of the threads.
+    """
+    if is_address(host):
+        return [host]
+    asked = _ASKED.setdefault(asyncio.get_running_loop(), {})
+    if (asking := asked.get((host, port))) is None:
+        asking = asked[host, port] = asyncio.create_task(_ask(host, port), name=f"name {host[:100]}")
+        asking.add_done_callback(partial(_answered, asked, (host, port)))
+    found = await asyncio.shield(asking)  # others wait for it too
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+_Found = Sequence[tuple[object, object, object, object, tuple[object, ...]]]
+_Asked = dict[tuple[str, int], asyncio.Task[_Found]]
+_ASKED: WeakKeyDictionary[asyncio.AbstractEventLoop, _Asked] = WeakKeyDictionary()
+_ZONES: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[str, asyncio.Semaphore]] = (
+    WeakKeyDictionary()
+)
+
+
+async def _ask(host: str, port: int) -> _Found:
+    loop = asyncio.get_running_loop()
+    zones = _ZONES.setdefault(loop, WeakValueDictionary())
+    zone = ".".join(host.rstrip(".").lower().split(".")[-2:])
+    if (places := zones.get(zone)) is None:
+        places = zones[zone] = asyncio.Semaphore(OF_ONE_ZONE)
     try:
-        found = await asyncio.get_running_loop().run_in_executor(
-            _threads(), lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        )
+        async with places:
+            return await loop.run_in_executor(
+                _threads(), partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+            )
     except UnicodeError as error:
         raise OSError(f"{host[:100]!r} is not a name") from error
-    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+def _answered(asked: _Asked, name: tuple[str, int], ended: asyncio.Task[_Found]) -> None:
+    del asked[name]
+    if not ended.cancelled():
+        ended.exception()  # whoever waited may be gone
 
 
 async def addresses(host: str, port: int, reach: Reach, resolve: Resolve | None = None) -> Sequence[str]:

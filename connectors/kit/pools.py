@@ -42,12 +42,14 @@ class _Pool:
 
     def __init__(self, tls: ssl.SSLContext | None, reach: Reach) -> None:
         self.users = 0
+        direct = transport(reach, _LIMITS, tls=tls)
         # A client is asked for its transports only: it knows the environment's proxies and whom they serve.
         self._client = httpx.AsyncClient(
-            verify=tls or default_context(),
-            limits=_LIMITS,
-            transport=None if reach.everywhere else transport(reach, _LIMITS, tls=tls),
+            verify=tls or default_context(), limits=_LIMITS, transport=None if reach.everywhere else direct
         )
+        # Its own would ask for names by threads that all of the process share: a system's name that hangs
+        # would keep them from the broker's and the database's.
+        self._client._transport = direct
 
     def transport_for(self, url: httpx.URL) -> httpx.AsyncBaseTransport:
         return self._client._transport_for_url(url)

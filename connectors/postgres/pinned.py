@@ -40,6 +40,9 @@ async def hosts_within(address: Dsn, reach: Reach) -> list[str]:
     of reach and for the gateway's own database.
     """
     if reach.everywhere:
+        if not address.host.startswith("/"):
+            # the driver asks by threads that all of the process share: a name that hangs keeps one of ours
+            await look_up(address.host, address.port)
         return [address.host]
     target = Target(
         setting="credentials.dsn", host=address.host, port=address.port, database=address.database

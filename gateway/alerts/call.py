@@ -84,7 +84,7 @@ class Calls:
         async with self._database.connection() as connection:
             due = await store.due(connection, self._claim.connection, AT_ONCE)
         for alert in due:
-            if not await alert_streams.may_call(self._database, self._claim):
+            if not await alert_streams.may_call(self._database, self._claim, self._link.configuration):
                 return False
             if alert.state in (AlertState.PENDING, AlertState.RAISING):
                 await self._raise(alert)

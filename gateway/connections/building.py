@@ -67,8 +67,9 @@ class LinkBuilder:
         """By connection, the calls that did not end, of whichever of its connectors."""
 
     async def candidate(self, connection: str) -> ServedConnection | None:
-        """A link with the credential that is to be verified, or with the one in use where only settings
-        changed; None where there is none. Raises BadConfiguration, SealBroken, StoreError.
+        """A link with the settings and the credential that are to be verified, or with the credential in use
+        where only settings changed; None where there is none. Raises BadConfiguration, SealBroken,
+        StoreError.
         """
         held = (await connections.read(self._database, [connection])).get(connection)
         if held is None:
@@ -77,7 +78,7 @@ class LinkBuilder:
         return None if credential is None else self._link(held, credential)
 
     def build(self, held: StoredConnection, sealed: SealedCredential) -> ServedConnection:
-        """A link with this credential. Raises BadConfiguration, SealBroken."""
+        """A link with these settings and this credential. Raises BadConfiguration, SealBroken."""
         return self._link(held, self._opened(held, sealed))
 
     async def credential(self, held: StoredConnection, generation: int) -> Credential | None:

@@ -118,14 +118,12 @@ class Candidates:
         """
         async with self._transitions.transaction(self._database) as connection:
             locked = await connections.lock(connection, name)
+            # others were given meanwhile: they are verified next, or have been already
             if locked is None or (locked.candidate or locked.generation) != link.generation:
-                return  # another credential was given meanwhile: it is verified next, or has been already
-            is_other = (
-                locked.account is not None
-                and answer.account is not None
-                and locked.account not in (answer.account, answer.former_account)
-            )
-            if is_other:
+                return
+            if link.configuration < locked.settings_since:
+                return
+            if is_other := reaches_other(locked, answer):
                 moved = await self._transitions.move(
                     connection, name, Trigger.ACCOUNT_DIFFERS, Cause(reason=OTHER_ACCOUNT)
                 )
@@ -172,7 +170,7 @@ class Candidates:
             await self._troubles.over(due.connection, "verification")  # its state says what is wrong
 
     async def _refused(self, due: Due, trigger: Trigger, error: ConnectorError) -> None:
-        """The candidate is refused: the connection goes on with the credential that it had before."""
+        """The candidate is refused: the connection goes on with the settings and credential that it had."""
         async with self._transitions.transaction(self._database) as connection:
             locked = await connections.lock(connection, due.connection)
             if locked is None or _is_outdated(locked, due):
@@ -184,6 +182,13 @@ class Candidates:
             if moved is not None and moved.to_state in (State.PENDING, State.REAUTHORIZATION_REQUIRED):
                 # The candidate is kept: somebody may put it right at the system, and ask for another look.
                 await connections.stop_looking(connection, due.connection)
+            elif moved is not None and locked.prior is State.REAUTHORIZATION_REQUIRED:
+                # The candidate was let in, and lacks a right. It is tried again, and not the one before: that
+                # was refused.
+                await connections.promote(connection, due.connection, account=None, delivery=None)
+                await credentials.drop_others(
+                    connection, connection_id=due.connection, keep=[locked.candidate or locked.generation]
+                )
             else:
                 await self._withdraw(connection, due.connection, locked)
         await self._troubles.over(due.connection, "verification")  # its state says what is wrong
@@ -193,6 +198,19 @@ class Candidates:
         await credentials.drop_others(connection, connection_id=name, keep=[locked.generation])
 
 
+def reaches_other(locked: Locked, answer: ProbeResult) -> bool:
+    """Whether what answered is another account than the one that was connected."""
+    return (
+        locked.account is not None
+        and answer.account is not None
+        and locked.account not in (answer.account, answer.former_account)
+    )
+
+
 def _is_outdated(locked: Locked | None, due: Due) -> bool:
-    """Whether the connection has other credentials by now than those that were probed."""
-    return locked is None or (locked.candidate, locked.generation) != (due.candidate, due.generation)
+    """Whether the settings or the credentials are others by now than those that were looked at."""
+    return (
+        locked is None
+        or (locked.candidate, locked.generation) != (due.candidate, due.generation)
+        or due.configuration < locked.settings_since
+    )

@@ -14,7 +14,7 @@ from gateway.credentials.tokens import Tokens
 from gateway.model.connection import Trigger
 from gateway.model.errors import ConnectorError, SealBroken
 from gateway.store import connections, credentials, inbound
-from gateway.store.connections import Cause
+from gateway.store.connections import Cause, StoredConnection
 from gateway.store.pool import Database
 from gateway.store.probes import Due
 
@@ -57,14 +57,21 @@ class Ending:
                 await alerts.disconnect(connection, name)
 
     async def _revoke(self, name: str) -> None:
-        """Tries once: a system that is away holds up no end."""
+        """What is used, and what waits to be: tries once, a system that is away holds up no end."""
         held = (await connections.read(self._database, [name])).get(name)
-        if held is None or not held.generation or not held.credential_type.startswith("oauth2_"):
+        if held is None:
             return
+        for generation in {held.generation, held.candidate or held.generation}:
+            stored = (await credentials.read_some(self._database, {name: generation})).get(name)
+            if stored is not None and stored.type.startswith("oauth2_"):
+                await self._revoke_one(held, generation)
+
+    async def _revoke_one(self, held: StoredConnection, generation: int) -> None:
+        name = held.connection
         try:
-            credential = await self._builder.credential(held, held.generation)
+            credential = await self._builder.credential(held, generation)
             if credential is not None:
-                await self._tokens.revoke(held.connection, held.customer, held.generation, credential)
+                await self._tokens.revoke(name, held.customer, generation, credential)
         except (SealBroken, ConnectorError) as error:
             log.warning(
                 "connection.token_not_revoked",

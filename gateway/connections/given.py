@@ -116,13 +116,33 @@ def refuse_moved(held: StoredConnection, wanted: ConnectionSettings) -> None:
     """A customer's change of where calls go needs the credential again: what somebody else gave is not sent
     to a host that they never meant. Raises RequestRefused.
     """
-    before, after = ({(t.host, t.port) for t in targets(s)} for s in (held.settings, wanted.settings))
-    if after - before and held.credential_type != "none":
+    if held.credential_type != "none" and leads_elsewhere(held.settings, wanted.settings):
         raise RequestRefused(
             "request.invalid",
             "settings: calls would go to another host than before: give the credentials with the change",
             connection=held.connection,
         )
+
+
+def refuse_tempted(held: StoredConnection) -> None:
+    """What was given for one host is not sent to another that a customer has named since. Raises
+    RequestRefused.
+    """
+    used = held.in_use
+    if used is None or held.origin is Origin.TRUSTED:
+        return
+    if leads_elsewhere(used.settings, held.settings):
+        raise RequestRefused(
+            "request.conflict",
+            "calls go to another host than when the credential was refused: give the credentials anew",
+            connection=held.connection,
+        )
+
+
+def leads_elsewhere(before: Mapping[str, object], after: Mapping[str, object]) -> bool:
+    """Whether calls by these settings go to a host that those before do not name."""
+    hosts, others = ({(found.host, found.port) for found in targets(each)} for each in (after, before))
+    return bool(hosts - others)
 
 
 def file_settings(model: type[BaseModel]) -> list[str]:

@@ -93,7 +93,8 @@ class Giving:
         values = self._vault.open(
             stored.sealed, credential_binding(customer, connection_id, stored.generation)
         )
-        return CredentialSettings.model_validate({"type": stored.type, **values})
+        ends_at = None if stored.expires_at is None else stored.expires_at.isoformat()
+        return CredentialSettings.model_validate({"type": stored.type, **values, "expires_at": ends_at})
 
     async def _same_generation(
         self, connection: Connection, locked: Locked, given: CredentialSettings, origin: Origin
@@ -141,7 +142,8 @@ class Giving:
 
     def digest(self, given: CredentialSettings) -> str:
         """Tells whether credentials are the ones that were given before, and nothing else about them."""
-        body = orjson.dumps({**given.resolved(), "type": given.type}, option=orjson.OPT_SORT_KEYS)
+        end = {} if given.expires_at is None else {"expires_at": given.expires_at}
+        body = orjson.dumps({**given.resolved(), **end, "type": given.type}, option=orjson.OPT_SORT_KEYS)
         return hmac.new(self._digest_key, body, hashlib.sha256).hexdigest()
 
 

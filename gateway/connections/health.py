@@ -15,6 +15,7 @@ from gateway import clock
 from gateway.connections.incidents import Incidents, ObservedCall
 from gateway.connections.transitions import Moved, Transitions
 from gateway.model.connection import State, Trigger
+from gateway.model.connector import ProbeResult
 from gateway.model.errors import (
     AuthRefused,
     BadConfiguration,
@@ -141,7 +142,16 @@ class ConnectionHealth:
         return isinstance(await self.probe(link), PermissionDenied | BadConfiguration)
 
     async def probe(self, link: ServedConnection) -> ConnectorError | None:
-        """Makes one cheap call. Returns its error; None where all is well."""
+        """Makes one cheap call for a second opinion. Returns its error; None where all is well. Makes none
+        where the connection may call no more, as one that was paused during the call that failed.
+        """
+        if not await connections.may_call(self._database, link.connection, configuration=link.configuration):
+            return Unavailable("the connection may not call its system any more")
+        answer = await self.ask(link)
+        return answer if isinstance(answer, ConnectorError) else None
+
+    async def ask(self, link: ServedConnection) -> ProbeResult | ConnectorError:
+        """Makes one cheap call. Returns its answer or its error."""
         try:
             async with asyncio.timeout(PROBE_SECONDS):
                 answer = await link.connector.probe()
@@ -151,7 +161,7 @@ class ConnectionHealth:
             return error
         except TimeoutError:
             return Unavailable(f"no answer within {PROBE_SECONDS:g} s")
-        return None
+        return answer
 
     @property
     def interval_seconds(self) -> float:
@@ -234,6 +244,7 @@ class ConnectionHealth:
             reason=None if error is None else str(error),
             request_id=None if error is None else error.request_id,
             generation=link.generation,
+            configuration=link.configuration,
             operation=operation,
         )
         async with self._transitions.transaction(self._database) as connection:

@@ -149,7 +149,7 @@ class Links:
             wrong: ConnectorError | SealBroken | None = None
             async with self._troubles.contained("build", name) as made:
                 try:
-                    link = self._builder.build(held, sealed[name]) if name in sealed else None
+                    link = self._builder.build(held.used, sealed[name]) if name in sealed else None
                 except (BadConfiguration, SealBroken) as error:
                     wrong = error
                 if link is not None:

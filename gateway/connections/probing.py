@@ -5,17 +5,19 @@ it answers, and a blocked one about once an hour.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import structlog
 
 from gateway.connections.answers import Answers
-from gateway.connections.candidates import Candidates
+from gateway.connections.candidates import OTHER_ACCOUNT, Candidates, reaches_other
 from gateway.connections.following import Following
 from gateway.connections.health import ConnectionHealth
 from gateway.connections.links import Links
 from gateway.connections.next_look import NextLook
 from gateway.connections.transitions import Transitions, to_next_trial
 from gateway.model.connection import State, Trigger
+from gateway.model.connector import ProbeResult
 from gateway.model.errors import AuthRefused, ConnectorError
 from gateway.model.operation import Operation
 from gateway.store import connections
@@ -60,7 +62,7 @@ class Probing:
         link = self._links.get(due.connection)
         if link is None or link.generation != due.generation:
             await self._next_look.schedule_without_link(due, is_outdated=link is not None)
-        elif due.candidate is not None:
+        elif due.is_offered:
             await self._candidates.verify_again(due.connection)
         elif due.state is State.BLOCKED and due.operation not in (None, Operation.PROBE):
             await self._try_push(due)
@@ -72,13 +74,13 @@ class Probing:
         if wait_for_breaker is not None:
             await self._next_look.schedule(due, in_seconds=wait_for_breaker, attempts=due.attempts)
             return
-        error = await self._health.probe(link)
-        if error is not None:
-            await self._failed(due, link, error)
+        answer = await self._health.ask(link)
+        if isinstance(answer, ConnectorError):
+            await self._failed(due, link, answer)
         elif due.state is State.ACTIVE and self._answers.says_only_well(link):
             self._answers.add(link)
         elif due.state is State.BLOCKED:
-            await self._unblock(due, link)
+            await self._unblock(due, link, answer)
         else:
             await self._health.succeeded(link, Operation.PROBE)
             await self._next_look.schedule_idle(due.connection, due.state)
@@ -103,12 +105,17 @@ class Probing:
             await self._health.unused(link, Operation.PROBE)
         await self._next_look.schedule(due, in_seconds=to_next_trial(), attempts=attempts)
 
-    async def _unblock(self, due: Due, link: ServedConnection) -> None:
+    async def _unblock(self, due: Due, link: ServedConnection, answer: ProbeResult) -> None:
         name = due.connection
+        cause = Cause(generation=link.generation, configuration=link.configuration)
         async with self._transitions.transaction(self._database) as connection:
-            moved = await self._transitions.move(
-                connection, name, Trigger.PROBE_SUCCEEDED, Cause(generation=link.generation)
-            )
+            # what is blocked since it was given has not shown yet which account it reaches
+            locked = await connections.lock(connection, name)
+            if locked is not None and reaches_other(locked, answer):
+                cause = replace(cause, reason=OTHER_ACCOUNT, operation=Operation.PROBE)
+                await self._transitions.move(connection, name, Trigger.AUTH_REFUSED, cause)
+                return
+            moved = await self._transitions.move(connection, name, Trigger.PROBE_SUCCEEDED, cause)
             if moved is not None:
                 await self._following.begin(connection, link)
                 await connections.wake(connection, name)

@@ -18,7 +18,7 @@ from gateway.configuration import DeclaredConnection
 from gateway.connections import syncing
 from gateway.connections.building import ConnectedSystem
 from gateway.connections.checking import Checking
-from gateway.connections.given import ChangedMeanwhile, KeptSettings, refuse_outdated
+from gateway.connections.given import ChangedMeanwhile, KeptSettings, refuse_outdated, refuse_tempted
 from gateway.connections.giving import Giving
 from gateway.connections.links import Links
 from gateway.connections.refusals import NEEDS_CREDENTIAL, refusal, upstream
@@ -234,6 +234,7 @@ class Connections:
         held = await self._stored(connection_id)
         if held.state is not State.REAUTHORIZATION_REQUIRED:
             raise refusal(connection_id, held.state)
+        refuse_tempted(held)
         async with self._credit_transaction() as connection:
             locked = await connections.lock(connection, connection_id)
             if locked is None or locked.state is not State.REAUTHORIZATION_REQUIRED:

@@ -112,11 +112,13 @@ class Transitions:
         state that the connection is in, or where it is news of a credential that is no longer in use
         (`cause.generation`).
 
-        Locks the connection's row, then the pool of credits. Raises RequestRefused where there are not enough
-        credits.
+        News about settings (`cause.configuration`) that are no longer in use mean nothing either. Locks the
+        connection's row, then the pool of credits. Raises RequestRefused where there are not enough credits.
         """
         locked = await connections.lock(connection, connection_id)
         if locked is None or (cause.generation is not None and cause.generation != locked.generation):
+            return None
+        if cause.configuration is not None and cause.configuration < locked.settings_since:
             return None
         rule = rule_for(locked.state, trigger, prior=locked.prior)
         if rule is None:

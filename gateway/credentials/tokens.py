@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from weakref import WeakValueDictionary
 
@@ -143,6 +144,14 @@ class Tokens:
         return refresh
 
 
+@dataclass(frozen=True, slots=True)
+class _UnderWay:
+    """A refresh, and the refused token that it was asked for, if any."""
+
+    task: asyncio.Task[HeldToken]
+    instead_of: str | None = field(repr=False)
+
+
 class StoredTokenSource:
     """The tokens of one generation of one connection's credential. A TokenSource."""
 
@@ -158,7 +167,7 @@ class StoredTokenSource:
         self._subject = subject
         self._start, self._timing, self._rand = start_refresh, timing, rand
         self._held: HeldToken | None = None
-        self._refresh: asyncio.Task[HeldToken] | None = None
+        self._refresh: _UnderWay | None = None
         self._dead: AuthRefused | None = None
         self._failures = 0
         self._not_before = 0.0
@@ -188,7 +197,7 @@ class StoredTokenSource:
         while True:
             if self._refresh is None:
                 self._refresh = self._start_refresh(refused)
-            refresh = self._refresh
+            refresh, instead_of = self._refresh.task, self._refresh.instead_of
             await asyncio.wait(
                 {refresh}, timeout=max(0.0, now + self._timing.total_seconds - clock.monotonic())
             )
@@ -198,13 +207,15 @@ class StoredTokenSource:
                     f" {self._timing.total_seconds:g} s"
                 )
             token = refresh.result().access_token
-            if token != refused:  # else the exchange that we joined had begun before the refusal
+            # else the exchange that we joined had begun before the refusal; a server that gives the same
+            # token once more is not asked again and again
+            if refused in (None, instead_of) or token != refused:
                 return token
 
-    def _start_refresh(self, refused: str | None) -> asyncio.Task[HeldToken]:
+    def _start_refresh(self, refused: str | None) -> _UnderWay:
         refresh = self._start(refused)
         refresh.add_done_callback(self._on_refreshed)
-        return refresh
+        return _UnderWay(refresh, refused)
 
     def _on_refreshed(self, refresh: asyncio.Task[HeldToken]) -> None:
         self._refresh = None

@@ -232,14 +232,21 @@ class InboundWalk:
     async def _pause(self, seconds: float) -> None:
         """Looks afterwards whether the connection was paused meanwhile: its system is not called then."""
         await until_set(self._stopping, seconds)
-        if seconds > LONG_SECONDS and not await inbound.may_call(self._database, self._claim):
+        if seconds > LONG_SECONDS and not await inbound.may_call(
+            self._database, self._claim, self._link.configuration
+        ):
             self.read.last = replace(self.read.last, may_call=False)
 
     async def _store(self, step: WalkStep) -> int:
         """Where the record log stands with it."""
         with tracing.span("inbound.store", records=len(step.records)):
             applied = await inbound_pages.apply(
-                self._database, self._claim, step, max_records=self._max_records, at_once=self._at_once()
+                self._database,
+                self._claim,
+                step,
+                max_records=self._max_records,
+                configuration=self._link.configuration,
+                at_once=self._at_once(),
             )
         self.read.add(applied)
         return applied.position

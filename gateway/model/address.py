@@ -49,6 +49,15 @@ def is_public(address: str) -> bool:
     return parsed is not None and not any(parsed in network for network in _NOT_PUBLIC_4)
 
 
+def is_address(text: str) -> bool:
+    """Whether it is an address and no name that leads to one."""
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 Network = IPv4Network | IPv6Network
 
 

@@ -171,9 +171,9 @@ async def watermark(connection: Connection, claim: AlertClaim) -> int:
     return found
 
 
-async def may_call(database: Database, claim: AlertClaim) -> bool:
-    """Whether the connection may call its system: somebody may have paused it since the claim."""
-    allowed: bool = await database.fetchval(sql("may_call"), claim.connection, False)
+async def may_call(database: Database, claim: AlertClaim, configuration: int) -> bool:
+    """As of streams."""
+    allowed: bool = await database.fetchval(sql("may_call"), claim.connection, False, configuration)
     return allowed
 
 

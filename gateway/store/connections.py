@@ -8,8 +8,9 @@ Which transition may happen is decided in `gateway.model.connection`; what else 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 import asyncpg
 
@@ -41,8 +42,19 @@ class Configuration:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UsedSettings:
+    """What calls go by while other settings wait to be verified. `origin`: who gave these."""
+
+    settings: Mapping[str, object]
+    host: str
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoredConnection:
-    """A connection as it is stored, without its secrets."""
+    """A connection as it is stored, without its secrets. `in_use`: where its settings wait to be verified,
+    those that are used until then.
+    """
 
     connection: str
     customer: str
@@ -67,6 +79,15 @@ class StoredConnection:
     meters_of: int
     meters_digest: str | None
     title: str | None = None
+    in_use: UsedSettings | None = None
+
+    @property
+    def used(self) -> StoredConnection:
+        """With the settings that calls go by."""
+        used = self.in_use
+        if used is None:
+            return self
+        return replace(self, settings=used.settings, host=used.host, origin=used.origin, in_use=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +107,8 @@ class Locked:
     account: str | None
     managed_by: str
     configuration: int
+    settings_since: int
+    """The configuration with which its settings became what they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,14 +125,15 @@ class Configured:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
-    """Why a connection moves: for its audit, its status and its events. `generation`: of the credential that
-    the news is about.
+    """Why a connection moves: for its audit, its status and its events. `generation`, `configuration`: of the
+    credential and of the link that the news is about.
     """
 
     reason: str | None = None
     request_id: str | None = None
     actor: str = "gateway"
     generation: int | None = None
+    configuration: int | None = None
     operation: Operation | None = None
     """Whose failure it is; None where no call failed."""
 
@@ -187,6 +211,7 @@ async def lock(connection: Connection, connection_id: str) -> Locked | None:
         account=row["account"],
         managed_by=row["managed_by"],
         configuration=row["configuration"],
+        settings_since=row["settings_since"],
     )
 
 
@@ -240,9 +265,11 @@ async def next_generation(connection: Connection, connection_id: str) -> int:
     return generation
 
 
-async def promote(connection: Connection, connection_id: str, *, account: str | None, delivery: str) -> None:
-    """Takes the candidate into use: it was verified. `delivery`: what the connector promises with these
-    settings.
+async def promote(
+    connection: Connection, connection_id: str, *, account: str | None, delivery: str | None
+) -> None:
+    """Takes the candidate into use. `account`, `delivery`: what the connector says of itself with these
+    settings; None: nothing.
     """
     await connection.execute(sql("connection_promote"), connection_id, account, delivery)
 
@@ -258,7 +285,7 @@ async def rename_account(database: Database, connection_id: str, answer: ProbeRe
 
 
 async def withdraw(connection: Connection, connection_id: str) -> None:
-    """Forgets the candidate: it is not verified."""
+    """Forgets the candidate, which is not verified: what is in use stays."""
     await connection.execute(sql("connection_withdraw"), connection_id)
 
 
@@ -326,7 +353,12 @@ def _held(row: asyncpg.Record) -> StoredConnection:
         origin=Origin(row["origin"]),
         meters_of=row["meters_of"],
         meters_digest=row["meters_digest"],
+        in_use=None if row["in_use"] is None else _used(row["in_use"]),
     )
+
+
+def _used(held: Mapping[str, Any]) -> UsedSettings:
+    return UsedSettings(settings=held["settings"], host=held["host"], origin=Origin(held["origin"]))
 
 
 async def configurations(database: Database, only: Collection[str] | None = None) -> dict[str, Configured]:
@@ -358,6 +390,12 @@ async def schedule_probe(
     """
     async with database.connection() as connection:
         await connection.execute(sql("probe_schedule"), connection_id, state, in_seconds, attempts)
+
+
+async def may_call(database: Database, connection_id: str, *, configuration: int) -> bool:
+    """Whether the connection may call its system, by a link of this configuration."""
+    allowed: bool = await database.fetchval(sql("may_call"), connection_id, True, configuration)
+    return allowed
 
 
 async def note_answer(

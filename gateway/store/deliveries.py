@@ -103,21 +103,22 @@ async def commit(
     resolved: bool = False,
     next_readings: Sequence[Reading] = (),
     lease_seconds: float = 0.0,
+    configuration: int = 0,
 ) -> Intent | None:
     """Stores deliveries, dead letters, waits and doubts, and removes the marks of their windows: all of it,
     or nothing where LeaseLost is raised.
 
     `resolved`: removes the intent of the batch as well. With `next_readings` an intent of these takes its
     place and is returned: they may be pushed now, but not much later. None, and no intent, where the
-    connection may not call its system any more.
+    connection may not call its system any more, or not by the link of this `configuration`.
     """
     if results.is_plain and (resolved or next_readings):
-        return await _record(database, claim, results, next_readings, lease_seconds)
+        return await _record(database, claim, results, next_readings, lease_seconds, configuration)
     async with database.transaction() as connection:
         await streams.hold(connection, claim)
         await _write(connection, claim, results)
         if next_readings:
-            return await _record_intent(connection, claim, next_readings, lease_seconds)
+            return await _record_intent(connection, claim, next_readings, lease_seconds, configuration)
         if resolved:
             await connection.execute(sql("intent_remove"), *claim.key)
         await streams.prove(connection, claim)
@@ -130,6 +131,7 @@ async def _record(
     results: BatchResults,
     next_readings: Sequence[Reading],
     lease_seconds: float,
+    configuration: int,
 ) -> Intent | None:
     """As `commit` for plain results: one statement, which takes the same locks in the same order."""
     delivered, settled = results.delivered, results.settled
@@ -149,6 +151,7 @@ async def _record(
             [due.mark for due in gone],
             *following,
             claim.trial,
+            configuration,
         )
     except LeaseLost:
         raise streams.lost(claim) from None
@@ -201,12 +204,22 @@ async def _write(connection: Connection, claim: Claim, results: BatchResults) ->
 
 
 async def _record_intent(
-    connection: Connection, claim: Claim, readings: Sequence[Reading], lease_seconds: float
+    connection: Connection,
+    claim: Claim,
+    readings: Sequence[Reading],
+    lease_seconds: float,
+    configuration: int,
 ) -> Intent | None:
     # Taken before the proof, so that the lease is never believed to last longer than it does.
     proved_monotonic = clock.monotonic()
     row = await connection.fetchrow(
-        sql("intent_record"), *claim.key, claim.fence, lease_seconds, *_columns(readings), claim.trial
+        sql("intent_record"),
+        *claim.key,
+        claim.fence,
+        lease_seconds,
+        *_columns(readings),
+        claim.trial,
+        configuration,
     )
     if row is None:
         raise streams.lost(claim)

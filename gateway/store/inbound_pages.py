@@ -74,14 +74,21 @@ class Applied:
 
 
 async def apply(
-    database: Database, claim: InboundClaim, step: WalkStep, *, max_records: int, at_once: int = AT_ONCE
+    database: Database,
+    claim: InboundClaim,
+    step: WalkStep,
+    *,
+    max_records: int,
+    configuration: int = 0,
+    at_once: int = AT_ONCE,
 ) -> Applied:
     """One transaction: the page's records, how far the walk is, and with its last page what it completes.
+    `configuration`: of the link that the page came by.
 
     Raises LeaseLost, and then nothing is stored. Idempotent: a page that is applied again changes nothing.
     """
     async with database.transaction() as connection:
-        may_call = await hold(connection, claim)
+        may_call = await hold(connection, claim, configuration)
         if step.begins and step.sees_all:
             await connection.execute(sql("record_seen_clear"), *claim.of)
         if step.keys:
@@ -94,13 +101,13 @@ async def apply(
     return replace(applied, may_call=may_call)
 
 
-async def hold(connection: Connection, claim: InboundClaim) -> bool:
-    """The first step of a transaction that applies a page; whether the connection may still call its system.
-    Raises LeaseLost.
+async def hold(connection: Connection, claim: InboundClaim, configuration: int) -> bool:
+    """The first step of a transaction that applies a page; whether the connection may still call its system,
+    by this link. Raises LeaseLost.
 
     Until it ends no other replica takes the lease: a page is stored whole under one fence, or not at all.
     """
-    row = await connection.fetchrow(sql("inbound_hold"), *claim.fenced)
+    row = await connection.fetchrow(sql("inbound_hold"), *claim.fenced, configuration)
     if row is None:
         raise lost(claim)
     return bool(row[0])

@@ -22,6 +22,9 @@ class Due:
     state: State
     generation: int
     candidate: int | None
+    configuration: int
+    is_offered: bool
+    """Whether credentials or settings wait to be verified."""
     operation: Operation | None
     attempts: int
     verified_long_enough: bool
@@ -50,6 +53,8 @@ def _due(row: asyncpg.Record) -> Due:
         state=State(row["state"]),
         generation=row["generation"],
         candidate=row["candidate"],
+        configuration=row["configuration"],
+        is_offered=row["is_offered"],
         operation=None if row["operation"] is None else Operation(row["operation"]),
         attempts=row["probe_attempts"],
         verified_long_enough=bool(row["verified_long_enough"]),

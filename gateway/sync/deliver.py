@@ -199,7 +199,7 @@ class Delivery:
         """Asks the system for the readings in doubt, and records those that it holds. Returns the others,
         which are sent: it holds another value or none. Raises CallsEnded.
         """
-        if not await streams.may_call(self._database, self._claim):
+        if not await streams.may_call(self._database, self._claim, self._link.configuration):
             raise CallsEnded(self._claim.connection)
         self.called = True
         doubted = [reading for due, reading in pairs if due.doubt is not None]
@@ -300,6 +300,7 @@ class Delivery:
                     resolved=True,
                     next_readings=readings,
                     lease_seconds=self._lease_seconds,
+                    configuration=self._link.configuration,
                 )
         if following and intent is not None:
             batch = make_batch(self._claim.connection, readings, intent.position)
@@ -354,6 +355,8 @@ class Delivery:
         Where the reading has not failed often enough yet the failure is counted.
         """
         if len(pairs) > 1 or self._claim.attempts < NARROW_AFTER or not self._took_others:
+            return False
+        if not await streams.may_call(self._database, self._claim, self._link.configuration):
             return False
         try:
             async with asyncio.timeout(self._push_timeout):

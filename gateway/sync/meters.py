@@ -52,7 +52,7 @@ async def make(database: Database, claim: Claim, link: ServedConnection, *, time
             if not due:
                 break
             for wanted in due:
-                if not await streams.may_call(database, claim):
+                if not await streams.may_call(database, claim, link.configuration):
                     raise CallsEnded(claim.connection)
                 await _ask(database, claim, link, wanted, timeout_seconds)
                 asked += 1

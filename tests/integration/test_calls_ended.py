@@ -10,14 +10,23 @@ from dataclasses import dataclass, replace
 import pytest
 
 from gateway.model.connector import RemoteReading
-from gateway.model.errors import OutcomeUnknown
+from gateway.model.errors import (
+    AuthRefused,
+    ConnectorError,
+    OutcomeUnknown,
+    PermissionDenied,
+    Unavailable,
+)
 from gateway.model.exchange import EventToRaise, RemoteMeter
 from gateway.model.meter import MeterRule
 from gateway.model.outcome import Outcome
 from gateway.model.reading import Batch, Reading
+from gateway.settings import CreditsSettings
+from gateway.store.credits import sync_capacity
 from gateway.store.pool import Database
 from gateway.store.streams import Phase
 from tests.fixtures.alerting import MAKES, Takes, rig_on
+from tests.fixtures.connection_rig import CALLER, World
 from tests.fixtures.scripted import BLIND, CLIENT_REF, UPSERT, Scripted
 from tests.fixtures.sync_rig import BASE, HOUR, MINUTE, Rig
 
@@ -105,6 +114,40 @@ async def test_what_is_in_doubt_is_not_asked_for(database: Database) -> None:
     await resume(rig)
     await rig.run(times=2)
     assert len(await rig.delivered()) == len(connector.taken) == 30 and await rig.doubts() == {}
+
+
+@pytest.mark.parametrize(
+    "refusal", [AuthRefused("no such key"), PermissionDenied("no")], ids=["refused", "denied"]
+)
+async def test_no_second_opinion_is_asked_for(database: Database, refusal: ConnectorError) -> None:
+    """The answer to the call in hand comes when somebody has paused the connection."""
+    await sync_capacity(database, CreditsSettings())
+    world = await World(database).active()
+    link = world.engine.links.get("acme-1")
+    assert link is not None
+    await world.service.pause("acme-1", CALLER)
+    before = world.connector.probes
+    await world.engine.health.failed(link, refusal, attempts=1)
+    assert world.connector.probes == before
+    assert await world.state() == "paused" and await world.issues() == []
+
+
+async def test_whose_fault_a_failure_is_is_not_asked_for(database: Database) -> None:
+    connector = Scripted(capabilities=replace(UPSERT, max_items=1))
+    rig = await Rig(database, connector).activate()
+    await rig.store(*[(f"d{number}", BASE, 1.0) for number in range(4)])
+    await rig.execute("update stream set attempts = 6")
+    before = connector.probes
+
+    async def answer(batch: Batch) -> Sequence[Outcome]:
+        if not connector.taken:
+            return connector.take(batch.readings)
+        await end_calls(rig)
+        raise Unavailable("500")
+
+    connector.answer = answer
+    await rig.run()
+    assert connector.probes == before and len(connector.taken) == 1
 
 
 async def test_no_meter_is_made(database: Database) -> None:

@@ -8,6 +8,7 @@ import asyncio
 import socket
 import ssl
 import struct
+import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -20,13 +21,13 @@ import httpcore
 import pytest
 import yaml
 
-from benchmarks.servers import Postgres, free_port
+from benchmarks.servers import PATIENCE, Postgres, free_port, wait_until
 from connectors.kit import egress
 from connectors.kit.http import HttpClient
 from connectors.kit.oauth import OAuthExchange
 from connectors.postgres import pinned
 from connectors.registry import SYSTEMS
-from gateway.model.address import Reach, own_database
+from gateway.model.address import ANYWHERE, Reach, own_database
 from gateway.model.connector import ConnectorSettings
 from gateway.model.credential import Credential
 from gateway.model.errors import AuthRefused, BadConfiguration, ConnectorError, Unavailable
@@ -102,6 +103,59 @@ async def test_no_notation_of_this_machine_gets_through(host: str, bird: Canary)
     with pytest.raises((BadConfiguration, Unavailable)):
         await called(client(f"http://{host}:{bird.port}", PUBLIC))
     assert bird.came == []
+
+
+@pytest.mark.parametrize("reach", [ANYWHERE, PUBLIC], ids=["anywhere", "public"])
+@pytest.mark.parametrize("system", ["http_json", "postgres"])
+async def test_names_that_hang_keep_nobody_elses(
+    system: str, reach: Reach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A zone whose servers say nothing: what all of the process share goes on, and other names are found."""
+    asked: list[str] = []
+    answer = threading.Event()
+
+    def ask(host: str | bytes | None, *given: Any, **named: Any) -> Any:
+        name = host.decode() if isinstance(host, bytes) else str(host)
+        asked.append(name)
+        if name.endswith("silent.example"):
+            assert answer.wait(60)
+            raise socket.gaierror(socket.EAI_AGAIN, "no server of the zone answers")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", ask)
+
+    async def probed(number: int) -> None:
+        host = f"host-{number % 40}.silent.example"
+        if system == "postgres":
+            dsn = f"postgresql://u:p@{host}/d"
+            made = SYSTEMS[system].build(
+                ConnectorSettings(
+                    connection="c",
+                    hosting="cloud",
+                    settings={},
+                    credentials={"dsn": dsn},
+                    timeout_seconds=60,
+                    credentials_reach=reach,
+                )
+            )
+            await made.probe()
+        else:
+            await client(f"http://{host}", reach).call("probe", "GET", "/x")
+
+    waiting = [asyncio.create_task(probed(number)) for number in range(80)]
+    try:
+        await wait_until(lambda: len(asked) >= 8, what="names are asked for")
+        async with asyncio.timeout(10 * PATIENCE):
+            assert await asyncio.to_thread(lambda: "a thread of everybody's") is not None
+            assert await asyncio.get_running_loop().getaddrinfo("database.example", 5432)
+            assert await egress.look_up("other.example", 443) == ["127.0.0.1"]
+        silent = [name for name in asked if name.endswith("silent.example")]
+        assert len(silent) == len(set(silent)) == 8, "each once, and of one zone some"
+    finally:
+        answer.set()
+        for each in waiting:
+            each.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
 
 
 async def test_a_name_that_changes_its_meaning_is_judged_at_each_connection(

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from connectors.registry import SYSTEMS
+from gateway.configuration import DeclaredConnection
 from gateway.connections import lifecycle, next_look
+from gateway.connections.apply import apply
 from gateway.connections.giving import FILE
 from gateway.model.access import Caller, Origin
 from gateway.model.errors import AuthRefused, Unavailable
@@ -142,6 +144,24 @@ async def test_a_refresh_token_that_the_server_refused_is_tried_again_when_it_is
     assert (await generations(world))[2] == 2 and await server.token_requests() > asked
 
 
+async def test_a_login_that_never_came_into_use_is_revoked_at_the_end(
+    database: Database, server: OAuthServer
+) -> None:
+    world, web = World(database, more_systems=SYSTEMS), credential(server, WEB)
+    given = CredentialSettings.model_validate({"type": web.type, **web.values})
+    declared = await world.service.check(http_json(server, given), CALLER)
+    await server.lever(accepting=False)
+    await world.service.create_declared(
+        declared, CALLER, managed_by="api", grant=await consented(server, web)
+    )
+    async with world.living():
+        await world.reaches("pending")
+        assert (await server.lever())["families"] == 1
+        await world.service.disconnect("acme-1", CALLER)
+        await world.reaches("disconnected")
+    assert (await server.lever())["families"] == 0
+
+
 async def test_what_waits_to_be_verified_or_works_is_not_given_anew(database: Database) -> None:
     connector = Scripted(probe_error=Unavailable("down"))
     world = World(database, connector)
@@ -180,6 +200,33 @@ async def test_what_was_refused_or_comes_of_somebody_else_is_another_generation(
             await world.service.give_credentials("acme-1", ends, bound)
             await world.reaches("active")
     assert await generations(world) == (4, None, 4)
+
+
+async def test_an_end_that_was_stated_is_kept_and_another_one_is_in_force(database: Database) -> None:
+    """By the file too, and where a credential that was refused is tried once more."""
+    world = World(database)
+
+    async def declared(end: str) -> None:
+        given = {"type": "api_key", "api_key": "key-1", "expires_at": end}
+        item = DeclaredConnection(settings=wanted(credentials=given), rules=())
+        await apply(database, world.service, [item])
+        async with world.living():
+            await world.reaches("active")
+
+    async def ends() -> list[datetime]:
+        return [row["expires_at"] for row in await world.rows("select expires_at from credential")]
+
+    for year in (2031, 2032):
+        await declared(f"{year}-01-02T00:00:00Z")
+        assert await ends() == [datetime(year, 1, 2, tzinfo=UTC)]
+    await world.engine.lifecycle.refresh()
+    link = world.engine.links.get("acme-1")
+    assert link is not None
+    await world.engine.health.failed(link, AuthRefused("a mistake", final=True), attempts=1)
+    await world.service.retry_credentials("acme-1", CALLER)
+    async with world.living():
+        await world.reaches("active")
+    assert await ends() == [datetime(2032, 1, 2, tzinfo=UTC)]
 
 
 async def test_a_file_that_declares_what_was_given_elsewhere_gives_nothing_new(database: Database) -> None:

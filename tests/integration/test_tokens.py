@@ -137,6 +137,23 @@ async def test_an_answer_without_a_refresh_token_keeps_the_one_before(database: 
     assert script.asked == ["r0", "r0"]
 
 
+async def test_a_server_that_gives_the_refused_token_again_is_not_asked_again_and_again(
+    database: Database,
+) -> None:
+    """As those that give one session's token until it ends: the call is refused once more, and that is told."""
+
+    async def same(_: str | None) -> TokenGrant:
+        return grant(1)
+
+    credential, script = await connected(database), Script(*[same] * 20)
+    mine = source(tokens(database, script), credential)
+    assert await mine.access_token() == "a1"
+    assert await mine.access_token(refused="a1") == "a1"
+    assert script.asked == ["r0", "r1"]
+    assert await asyncio.gather(*(mine.access_token(refused="a1") for _ in range(5))) == ["a1"] * 5
+    assert script.asked == ["r0", "r1", "r1"]
+
+
 async def test_the_token_is_stored_before_it_is_used_and_the_row_is_written_before_it_is_asked_for(
     database: Database,
 ) -> None:

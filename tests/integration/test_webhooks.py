@@ -215,6 +215,19 @@ async def test_an_endpoint_that_says_gone_is_disabled_and_keeps_its_events(datab
     assert [one.attempt for one in receiver.received if one.data.get("number") == 0] == [1, 2]
 
 
+async def test_a_test_is_of_one_endpoint_also_in_a_replay(database: Database) -> None:
+    keeper = service(database)
+    one, _ = await keeper.create("https://one.example", customer="acme")
+    other, _ = await keeper.create("https://other.example", customer="acme")
+    test = await keeper.test(one.id, customer="acme")
+    beginning = datetime(2020, 1, 1, tzinfo=UTC)
+    assert await keeper.replay(other.id, customer="acme", since=beginning) == 0
+    with pytest.raises(RequestRefused, match="no such event"):
+        await keeper.resend(other.id, test, customer="acme")
+    assert await keeper.replay(one.id, customer="acme", since=beginning) == 1
+    await keeper.resend(one.id, test, customer="acme")
+
+
 async def test_a_replay_comes_with_the_old_id_and_a_mark(database: Database) -> None:
     async with Receiver() as receiver, sending(database):
         keeper = service(database)

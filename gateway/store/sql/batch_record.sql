@@ -1,6 +1,6 @@
 -- $1 connection, $2 name, $3 phase, $4 fence, $5 seconds for which the lease begins anew (0: it stays), $6 meters, $7 window starts, $8 values as JSON (null: there was nothing to tell),
 -- $9 remote ids, $10 marks; $11 meters, $12 window starts and $13 values of the batch that is sent next, null where none is; $14 whether
--- a connection that is blocked is tried. It is sent only while the connection may call its system: somebody may have paused it since the run began.
+-- a connection that is blocked is tried, $15 configuration of the link. It is sent only while the connection may call its system, by this link: somebody may have paused it since the run began, or changed its settings.
 -- What `commit` does for a batch of which nothing was refused or is in doubt, in one statement that is a transaction: a round trip and not ten.
 -- Each part waits for the one before, so that locks are taken in the one order of every transaction: streams' rows in share, windows in the order
 -- of their key, deliveries, and last the proof. Returns the position of the next
@@ -36,7 +36,7 @@ with held as materialized (
 ), sent as (
     select true from proved
     where $11::text[] is not null
-        and exists (select from connection where connection_id = $1 and (state in ('active', 'degraded') or (state = 'blocked' and $14)))
+        and exists (select from connection where connection_id = $1 and settings_since <= $15 and (state in ('active', 'degraded') or (state = 'blocked' and $14)))
 ), removed as (
     delete from push_intent
     where (connection_id, name, phase) = ($1, $2, $3) and not exists (select from sent) and exists (select from proved)

@@ -1,6 +1,6 @@
 -- $1 connection, $2 name, $3 phase, $4 fence, $5 lease seconds, $6 meters, $7 window starts, $8 values as JSON.
 -- The last step of a transaction: the lease is ours and begins anew, the batch gets its position, and is about to be sent. No row: the lease is lost.
--- $9 whether a connection that is blocked is tried. The position is null, and no batch on its way, where the connection may not call its system any more.
+-- $9 whether a connection that is blocked is tried, $10 configuration of the link, which may have other settings by now. The position is null, and no batch on its way, where the connection may not call its system any more.
 -- The position is above every one before it also when the clock went back, and above those of a dump that was restored.
 with held as (
     update stream set lease_until = clock_timestamp() + in_seconds($5)
@@ -8,7 +8,7 @@ with held as (
     returning true
 ), sent as (
     select true from held
-    where exists (select from connection where connection_id = $1 and (state in ('active', 'degraded') or (state = 'blocked' and $9)))
+    where exists (select from connection where connection_id = $1 and settings_since <= $10 and (state in ('active', 'degraded') or (state = 'blocked' and $9)))
 ), removed as (
     delete from push_intent
     where (connection_id, name, phase) = ($1, $2, $3) and not exists (select from sent) and exists (select from held)

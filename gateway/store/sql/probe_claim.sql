@@ -18,4 +18,4 @@ update connection c
 set probe_at = now() + in_seconds($1)
 from (select connection_id from wanted union all select connection_id from others) due
 where c.connection_id = due.connection_id
-returning c.connection_id, c.state, c.generation, c.candidate, c.operation, c.probe_attempts, c.verify_until <= now() as verified_long_enough
+returning c.connection_id, c.state, c.generation, c.candidate, c.configuration, c.candidate is not null or c.in_use is not null as is_offered, c.operation, c.probe_attempts, c.verify_until <= now() as verified_long_enough
