@@ -5,6 +5,7 @@ is taken can be stored.
 from __future__ import annotations
 
 import gzip
+import json
 import math
 import random
 import time
@@ -12,6 +13,7 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import accumulate
 from typing import Any
 
 import cbor2
@@ -19,7 +21,7 @@ import msgpack
 import orjson
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.ingest.decode import Decoder
@@ -27,6 +29,7 @@ from gateway.ingest.examples import payload_of
 from gateway.model.errors import DecodeError
 from gateway.model.topics import IDENTIFIER
 from gateway.payloads import presets
+from gateway.payloads.document import Encoding, decompress
 from gateway.payloads.formats.values import MAX_INTEGER, MAX_METRICS, MAX_NAME_LENGTH, Reason
 from gateway.payloads.sources import CompiledSource, SourceError, compile_one
 from gateway.settings import TelemetrySettings
@@ -110,7 +113,7 @@ def fair(decoder: Decoder, topic: str, payload: bytes, *, is_retained: bool = Fa
     else:
         refused = None
     if refused is not None:
-        Reason(refused.reason)
+        assert Reason(refused.reason) is not Reason.INTERNAL_ERROR
         assert len(refused.detail) < 2_000
         return refused.reason
     for customer, device, at, metrics in rows:
@@ -403,3 +406,62 @@ def test_a_million_spoiled_messages(seed: int) -> None:
     slowest, outcomes = _spoil(1_000_000, seed)
     print(f"seed {seed}: the slowest took {slowest * 1000:.1f} ms of CPU; {dict(outcomes)}", flush=True)
     assert slowest < 1.0
+
+
+@settings(max_examples=400)
+@given(
+    st.recursive(
+        LEAVES | st.text(st.characters(codec=None), max_size=4),
+        lambda inner: (
+            st.lists(inner, max_size=4)
+            | st.dictionaries(NAMES | st.text(st.characters(codec=None), max_size=4), inner, max_size=4)
+        ),
+        max_leaves=12,
+    ),
+    st.sampled_from(
+        [{}, {"arrays": "index"}, {"words": {"ON": True}, "keep": ["*"]}, {"device": {"path": "id"}}]
+    ),
+    st.sampled_from([None, 1]),
+)
+@example({"u": math.nan, "s": "\ud800"}, {}, None)
+def test_json_of_any_program_is_no_fault_of_ours(
+    document: object, rules: dict[str, Any], indent: int | None
+) -> None:
+    """With NaN and halves of characters, as some writers have it."""
+    topic = "{customer}/out" if "device" in rules else "{customer}/{device}"
+    (source,) = compile_one(SourceSettings.model_validate({"topic": topic, **rules}))
+    fair(Decoder(TELEMETRY, [source], ["acme"]), "acme/out", json.dumps(document, indent=indent).encode())
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(["gzip", "deflate", "zstd"]), st.lists(st.binary(max_size=60), min_size=1), st.data())
+def test_what_is_packed_in_parts_is_all_of_it_or_refused(
+    encoding: Encoding, plain: list[bytes], data: st.DataObject
+) -> None:
+    parts = [encoded(part, {"encoding": encoding}) for part in plain]
+    whole = b"".join(parts)
+    assert decompress(whole, encoding) == b"".join(plain)
+    ends = list(accumulate(map(len, parts)))
+    end = data.draw(st.integers(0, len(whole) - 1))
+    if end in ends:
+        assert decompress(whole[:end], encoding) == b"".join(plain[: ends.index(end) + 1])
+    else:
+        with pytest.raises(DecodeError, match="wrong_encoding"):
+            decompress(whole[:end], encoding)
+
+
+WHITE = st.text(" \t\r\n", max_size=2)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9)), min_size=1, max_size=4), st.data())
+def test_no_white_space_hides_a_key_that_comes_twice(
+    pairs: list[tuple[str, int]], data: st.DataObject
+) -> None:
+    members = [
+        f'{data.draw(WHITE)}"{key}"{data.draw(WHITE)}:{data.draw(WHITE)}{value}{data.draw(WHITE)}'
+        for key, value in pairs
+    ]
+    sent = ("{" + ",".join(members) + "}").encode()
+    decoder, _ = built({})
+    said = fair(decoder, "acme/pump", sent)
+    assert said == ("taken" if len(dict(pairs)) == len(pairs) else "same_name")
