@@ -89,7 +89,10 @@ class Shape:
             raise DecodeError(Reason.EMPTY, "the message has no metric")
         for one in skipped:
             skip(one)
-        return pieces if len(pieces) == 1 else _merged(pieces, skip)
+        # Items of a plain array are samples each, and the later one corrects. So the fast way has it, too: a
+        # field that is left out changes nothing of the others.
+        is_array_of_samples = self._is_plain and self.reshape is None
+        return pieces if is_array_of_samples or len(pieces) == 1 else _merged(pieces, skip)
 
     def _reshaped(self, document: object) -> object:
         assert self.reshape is not None
