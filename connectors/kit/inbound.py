@@ -34,13 +34,15 @@ Word = Annotated[str, Field(min_length=1, max_length=100)]
 
 
 def key_of(parts: Sequence[object], body: object) -> str:
-    """What a record is called for ever: its one key, or several as a JSON array of texts.
+    """What a record is called for ever: its one key, or several as a JSON array of texts, of which some may
+    be empty.
 
     A key that no topic or database could hold is shown as far as it can be, and told apart by its digest. A
-    record without any is called by the digest of its body, so that it is never lost.
+    record without any, or without one of several, is called by the digest of its body, so that it is never
+    lost.
     """
-    texts = [text for part in parts if (text := text_of(part))]
-    if not texts or len(texts) < len(parts):
+    texts = [text_of(part) for part in parts]
+    if not any(texts) or any(not text and part != "" for text, part in zip(texts, parts, strict=True)):
         return f"~{_digest(write_json(body, is_sorted=True))}"
     text = texts[0] if len(texts) == 1 else orjson.dumps(texts).decode()
     if text.isprintable() and len(text) <= MAX_KEY_LENGTH and len(text.encode()) <= MAX_KEY_BYTES:

@@ -5,31 +5,37 @@ from __future__ import annotations
 import json
 import math
 import re
+from decimal import Decimal
 
 import orjson
 
-from gateway.model.inbound import Mended
+from gateway.model.inbound import Exact, Mended
+from gateway.model.record import digits_of
 
 MAX_UNSEEN_LEVELS = 100  # a document has no more levels than brackets that open
 MAX_LEVELS = 250
 MAX_DIGITS = 300
 
 _DIGITS = bytes(ord("0") if byte in b"0123456789" else ord(" ") for byte in range(256))
-_LONG = b"0" * 19
+_LONG = b"0" * 16
+_SAFE_DIGITS = 15
+"""Of a decimal that every double keeps."""
 _BEYOND_64_BITS = re.compile(rb'(?<![\d.eE+"-])(?:-\d{19,}|\d{20,})(?![\d.eE])')
+_DECIMAL = re.compile(rb"(?<![0-9.])[0-9]+\.[0-9]+(?:[eE][+-]?[0-9]+)?")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def parse_json(body: bytes) -> object:
     """The document; None for nothing, for what is not JSON, and for one nested deeper than can be written.
 
-    Integers are exact, however long. One character or number that nothing can hold spoils no document: a
-    `Mended` text stands for it. The reader takes 1024 levels, the writer 254 and Python's own `str` not many
-    more, so a document between them would raise in whoever shows it.
+    Integers are exact, however long, and so is what is written of an `Exact` decimal. One character or number
+    that nothing can hold spoils no document: a `Mended` text stands for it. The reader takes 1024 levels, the
+    writer 254 and Python's own `str` not many more, so a document between them would raise in whoever shows
+    it.
     """
     body = body.removeprefix(b"\xef\xbb\xbf")
-    # orjson makes a double of an integer beyond 64 bits, and says nothing
-    if _LONG in body.translate(_DIGITS) and _BEYOND_64_BITS.search(body):
+    # orjson makes a double of an integer beyond 64 bits, and of every decimal, and says nothing
+    if _LONG in body.translate(_DIGITS, b".") and (_BEYOND_64_BITS.search(body) or _is_changed(body)):
         return _parse_exactly(body)
     try:
         document = orjson.loads(body)
@@ -45,7 +51,7 @@ def parse_json(body: bytes) -> object:
 def write_json(document: object, *, is_sorted: bool = False) -> bytes:
     """What `parse_json` gave, or a part of it, as JSON again; integers of any length."""
     try:
-        return orjson.dumps(document, option=orjson.OPT_SORT_KEYS if is_sorted else None)
+        return orjson.dumps(document, default=digits_of, option=orjson.OPT_SORT_KEYS if is_sorted else None)
     except TypeError:  # integers beyond 64 bits
         return json.dumps(document, sort_keys=is_sorted, default=str).encode()
 
@@ -69,7 +75,26 @@ def _integer(text: str) -> object:
 
 
 def _float(text: str) -> object:
-    return found if math.isfinite(found := float(text)) else Mended(text)
+    found = float(text)
+    if not math.isfinite(found):
+        return Mended(text)
+    if not _is_lost(text):
+        return found
+    return Exact(text) if found and len(text) <= MAX_DIGITS else Mended(text)
+
+
+def _is_changed(body: bytes) -> bool:
+    """Whether a decimal in it is not what a double makes of it."""
+    return any(_is_lost(found.group().decode()) for found in _DECIMAL.finditer(body))
+
+
+def _is_lost(text: str) -> bool:
+    """Whether a double has not all digits of a decimal: written with as many it reads otherwise."""
+    digits = len(text.lower().lstrip("-").partition("e")[0].replace(".", "").lstrip("0"))
+    if not _SAFE_DIGITS < digits <= MAX_DIGITS:
+        return digits > MAX_DIGITS
+    held = float(text)
+    return math.isfinite(held) and Decimal(f"{held:.{digits - 1}e}") != Decimal(text)
 
 
 def _refuse(word: str) -> object:

@@ -129,11 +129,13 @@ class MaintainXConnector:
         return proven(readings, await self._list_meters()) if readings else {}
 
     async def meters(self) -> AsyncIterator[RemoteMeter]:
-        """Every meter that the key may see, by its name, or by its id where several bear the name."""
+        """Every meter that the key may see, by its name, or by its id where the name leads to another or to
+        none: several bear it, or it is taken for an id.
+        """
         catalogue = await self._list_meters()
         for meter in catalogue.by_id.values():
             yield RemoteMeter(
-                meter=str(meter.id) if meter.name in catalogue.ambiguous else meter.name,
+                meter=meter.name if resolve(meter.name, catalogue) == meter.id else str(meter.id),
                 title=meter.name,
                 unit=meter.unit,
             )

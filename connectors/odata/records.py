@@ -87,7 +87,7 @@ class Sets:
         place = {} if cursor is None else unpack(cursor)
         rows, link, _ = await self._page(name, stream, query, place, cursor)
         held = [row for row in rows if gone is None or not gone.say(row.get(gone.path))]
-        return KeyPage(keys=[_key(stream, row) for row in held], cursor=_link(link))
+        return KeyPage(keys=[to_entity_key(stream, row) for row in held], cursor=_link(link))
 
     def _named(self, name: str) -> SetStream:
         return self._streams[known(self.inbound, name, where="settings.streams").name]
@@ -123,7 +123,7 @@ def to_record(stream: SetStream, row: Row) -> InboundRecord:
     progress, gone = stream.progress, stream.deleted
     body = {name: value for name, value in row.items() if not name.startswith("@")}
     return InboundRecord(
-        key=_key(stream, row),
+        key=to_entity_key(stream, row),
         modified_at=decode_instant(row.get(stream.modified)) if stream.modified else None,
         body=body,
         is_deleted=gone is not None and gone.say(row.get(gone.path)),
@@ -136,8 +136,10 @@ def _records(stream: SetStream, rows: Sequence[Row]) -> list[InboundRecord]:
     return [to_record(stream, row) for row in rows]
 
 
-def _key(stream: SetStream, row: Row) -> str:
-    return key_of([row.get(name) for name in stream.keys], dict(row))
+def to_entity_key(stream: SetStream, row: Row) -> str:
+    """What the record of an entity is called, by the properties of its key alone."""
+    named = {name: row.get(name) for name in stream.keys}
+    return key_of(list(named.values()), named)
 
 
 def _selected(stream: SetStream) -> tuple[str, ...]:

@@ -203,7 +203,7 @@ def to_record(
         body = {"text": cut}
     progress, gone = stream.progress, stream.deleted
     return InboundRecord(
-        key=key_of(keys, body),
+        key=key_of(keys, None),  # no column of it is null, so a walk of keys alone gives the same
         modified_at=moments[0] if len(moments) == 1 else None,
         body=body,
         is_deleted=gone is not None and gone.say(body.get(gone.path)),
@@ -255,9 +255,11 @@ def _is_within(moments: Sequence[datetime], within: tuple[datetime | None, datet
 
 
 def _as_json(at: TableShape, column: str) -> str:
-    """A decimal becomes a text: a number of JSON would not keep each of its digits."""
-    kind = at.types[column]
-    return f"t.{quote(column)}::text as {quote(column)}" if kind == "numeric" else f"t.{quote(column)}"
+    """A decimal becomes a text: a number of JSON would not keep each of its digits. So does a text of a fixed
+    length, without the blanks that fill it: words and keys are compared.
+    """
+    is_text = at.types[column] in ("numeric", "character")
+    return f"t.{quote(column)}::text as {quote(column)}" if is_text else f"t.{quote(column)}"
 
 
 def _text(value: object) -> str | None:

@@ -80,15 +80,20 @@ async def _judge_device(
     key = (begun.rule.id, device)
     known = work.judgements.get(key)
     state = RuleState() if known is None else known.state
+    if state.phase == "open" and key not in work.opened:
+        state = RuleState()  # its device was taken for gone while it was judged: it begins anew
     if isinstance(begun.rule.condition, Silent):  # whenever it was measured
         if heard := [at for at, metrics in samples if observed(begun.rule, metrics) is not None]:
             await _heard(work, begun, device, max(state.at, *heard))
         return
-    points = _points(begun, samples)
-    if not points:
+    changed = _changed(begun, samples)
+    if not changed:
         return
-    first = points[0].at
+    first = changed[0]
     if first > state.at:
+        points = _points(begun, samples)
+        if not points:
+            return
         current = work.opened.get(key)
         standing = [] if current is None else [current]
         judged = alerts.judge(begun.rule, state, points, open_episode=_episode(state, current))
@@ -96,10 +101,20 @@ async def _judge_device(
         standing = await store.standing(
             work.connection, work.claim.connection, begun.rule.id, begun.begun_at, device, first
         )
-        judged = await _again(work, begun, device, standing, points, state.at)
+        judged = await _again(
+            work, begun, device, standing, first=first, last=changed[-1], judged_to=state.at
+        )
     await _apply(work, begun, device, alerts.reconciled(standing, judged, first=first))
     after = state if judged.met_at is not None else judged.state
     work.put.append((*key, after, None))
+
+
+def _changed(begun: BegunRule, samples: Sequence[tuple[int, Metrics]]) -> list[int]:
+    """When these samples were measured that have the rule's metric, since it began: also one that says
+    nothing now may have said something before it was corrected.
+    """
+    start, metric = to_microseconds(begun.begun_at), begun.rule.metric
+    return [at for at, metrics in samples if at >= start and metric in metrics]
 
 
 def _points(begun: BegunRule, samples: Sequence[tuple[int, Metrics]]) -> list[Point]:
@@ -124,14 +139,16 @@ async def _again(
     begun: BegunRule,
     device: str,
     standing: Sequence[Standing],
-    points: Sequence[Point],
+    *,
+    first: int,
+    last: int,
     judged_to: int,
 ) -> FoldResult:
     """The fold from before the first change. Reads no more of the device's log than it takes to meet what
     stands.
     """
-    rule, customer, first, last = begun.rule, work.claim.customer, points[0].at, points[-1].at
-    heard = await judgements.heard_before(work.connection, customer, device, first, rule.metric)
+    rule, customer = begun.rule, work.claim.customer
+    heard = await judgements.heard_before(work.connection, customer, device, first, rule)
     start = first if heard is None else max(0, alerts.reads_from(rule, standing, first, heard))
     earlier = await judgements.history(work.connection, customer, device, start, first - 1, MAX_EARLIER)
     state = alerts.before(rule, standing, _points(begun, earlier), first)

@@ -55,7 +55,7 @@ CODES = {
     "connection.paused": ProblemKind(409, "The connection is paused"),
     "connection.pending": ProblemKind(409, "The connection waits for credentials"),
     "connection.disconnected": ProblemKind(410, "The connection is disconnected"),
-    "records.cursor_gone": ProblemKind(410, "The log of records is another one since a restore"),
+    "records.cursor_gone": ProblemKind(410, "The log of records does not go back to this cursor"),
     "credits.insufficient": ProblemKind(402, "There are not enough connection credits"),
     "upstream.rate_limited": ProblemKind(429, "The system asks to wait", retryable=True),
     "upstream.unavailable": ProblemKind(503, "The system does not answer", retryable=True),

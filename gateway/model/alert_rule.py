@@ -119,11 +119,16 @@ def observed(rule: AlertRule, metrics: Metrics) -> Value | None:
     if rule.metric is None:
         return True if isinstance(rule.condition, Silent) else None
     value = metrics.get(rule.metric)
-    if value is None or isinstance(rule.condition, Equals | Silent):
+    if value is None or not compares_numbers(rule):
         return value
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < MAX_NUMBER:
         return None
     return value
+
+
+def compares_numbers(rule: AlertRule) -> bool:
+    """Whether a text, a boolean or a number of `MAX_NUMBER` says nothing to the rule."""
+    return not isinstance(rule.condition, Equals | Silent)
 
 
 def breaches(condition: Condition, value: Value, recent: tuple[tuple[int, float], ...]) -> bool:

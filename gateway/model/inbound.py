@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, Self, runtime_checkable
 
 from gateway.model.errors import PageTooLarge, Unavailable
 
@@ -39,6 +39,24 @@ class Mended(str):
     """
 
     __slots__ = ()
+
+
+class Exact(float):
+    """A number in a body that no double holds: to be reckoned with as the nearest one, and written with the
+    digits that the system wrote (`text`).
+    """
+
+    __slots__ = ("text",)
+    text: str
+
+    def __new__(cls, text: str) -> Self:
+        """Of a number of JSON."""
+        made = super().__new__(cls, text)
+        made.text = text
+        return made
+
+    def __repr__(self) -> str:
+        return self.text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from urllib.parse import quote
 import orjson
 
 from gateway.model import bounds
-from gateway.model.inbound import InboundRecord, InboundStream, Mended
+from gateway.model.inbound import Exact, InboundRecord, InboundStream, Mended
 
 Change = Literal["created", "modified", "deleted"]
 Phase = Literal["initial", "incremental", "reconcile"]
@@ -65,7 +65,8 @@ def keep(record: InboundRecord, *, max_body_bytes: int = MAX_BODY_BYTES) -> Kept
         raise ValueError(f"a key of 1 to {MAX_KEY_BYTES} bytes of text was expected: {key[:80]!r}")
     body, fault = _canonical(record.body)
     if len(body) > max_body_bytes:
-        size, body = len(body), _cut(json.loads(body), max_body_bytes)
+        numbers_as_they_are = json.loads(body, parse_int=Exact, parse_float=Exact)
+        size, body = len(body), _cut(numbers_as_they_are, max_body_bytes)
         fault = f"its body has {size} bytes; {max_body_bytes} are kept at most"
     reference = None if record.reference is None else bounds.text(record.reference)
     digest = hashlib.blake2b(body, digest_size=16)
@@ -104,7 +105,9 @@ def _canonical(body: Mapping[str, object]) -> tuple[bytes, str | None]:
     """Sorted, without spaces; equal bodies are equal bytes."""
     try:
         # a `Mended` text is a subclass, and looked at
-        written = orjson.dumps(body, option=orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_SUBCLASS)
+        written = orjson.dumps(
+            body, default=digits_of, option=orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_SUBCLASS
+        )
     except (TypeError, RecursionError):
         return _cleaned(body)
     if b"\\u0000" in written or written.count(b"[") + written.count(b"{") > MAX_DEPTH:
@@ -120,10 +123,14 @@ def _cleaned(body: object) -> tuple[bytes, str | None]:
 
 
 def _written(clean: object) -> bytes:
-    try:
-        return orjson.dumps(clean, option=orjson.OPT_SORT_KEYS)
-    except TypeError:  # integers beyond 64 bits
-        return json.dumps(clean, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    return orjson.dumps(clean, default=digits_of, option=orjson.OPT_SORT_KEYS)
+
+
+def digits_of(value: object) -> orjson.Fragment:
+    """For a writer of JSON: an `Exact` number as it was written. Raises TypeError for anything else."""
+    if isinstance(value, Exact):
+        return orjson.Fragment(value.text)
+    raise TypeError(type(value).__name__)
 
 
 def _clean(value: object, depth: int, faults: set[str]) -> object:
@@ -141,8 +148,10 @@ def _clean(value: object, depth: int, faults: set[str]) -> object:
                 faults.add("its body has characters that no JSON document may hold")
             return text
         case int():
-            if abs(value) <= MAX_INTEGER:
+            if abs(value) < 2**63:
                 return value
+            if abs(value) <= MAX_INTEGER:
+                return Exact(str(value))
             faults.add("its body has an integer of more than 300 digits")
             return None
         case Mapping():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from decimal import Decimal
 from functools import lru_cache
@@ -25,6 +25,8 @@ _PADDING = b" \t\r\n\0"
 _BOM = b"\xef\xbb\xbf"
 _WINDOW_BITS = {"gzip": 31, "deflate": 47}
 _MAX_NODES = 100_000
+_MAX_PARTS = 1_000
+"""Members of gzip, frames of zstd, of one payload: an empty one takes as long to read as a short one."""
 
 
 def load(payload: bytes, format: str, encoding: Encoding | None) -> object:
@@ -34,23 +36,69 @@ def load(payload: bytes, format: str, encoding: Encoding | None) -> object:
 
 @lru_cache(maxsize=1)  # a message is read, and then weighed
 def decompress(payload: bytes, encoding: Encoding) -> bytes:
-    """At most `MAX_PAYLOAD_BYTES`, whatever the ratio is. Raises DecodeError."""
-    try:
-        if encoding == "zstd":
-            reader = zstandard.ZstdDecompressor(max_window_size=8 << 20).stream_reader(BytesIO(payload))
-            plain: bytes = reader.read(MAX_PAYLOAD_BYTES + 1)
-        else:
-            inflate = zlib.decompressobj(_WINDOW_BITS[encoding])
-            plain = inflate.decompress(payload, MAX_PAYLOAD_BYTES + 1)
-            if not inflate.eof and len(plain) <= MAX_PAYLOAD_BYTES:
-                raise DecodeError(Reason.WRONG_ENCODING, f"the payload ends within its {encoding}")
-    except (zlib.error, zstandard.ZstdError) as error:
-        raise DecodeError(Reason.WRONG_ENCODING, f"the payload is no {encoding}: {error}") from None
-    if len(plain) > MAX_PAYLOAD_BYTES:
-        raise DecodeError(
-            Reason.PAYLOAD_TOO_LARGE, f"more than {MAX_PAYLOAD_BYTES} bytes when it is unpacked"
-        )
+    """All parts that it was packed in, at most `MAX_PAYLOAD_BYTES`, whatever the ratio is. Raises
+    DecodeError.
+    """
+    plain, rest, parts = b"", payload, 0
+    while rest or not parts:
+        parts += 1
+        if parts > _MAX_PARTS:
+            raise DecodeError(
+                Reason.WRONG_ENCODING, f"the payload has more than {_MAX_PARTS} parts of {encoding}"
+            )
+        room = MAX_PAYLOAD_BYTES + 1 - len(plain)
+        try:
+            part, rest = _unframed(rest, room) if encoding == "zstd" else _inflated(rest, encoding, room)
+        except (zlib.error, zstandard.ZstdError) as error:
+            where = "is no" if parts == 1 else "goes on with what is no"
+            raise DecodeError(Reason.WRONG_ENCODING, f"the payload {where} {encoding}: {error}") from None
+        plain += part
+        if len(plain) > MAX_PAYLOAD_BYTES:
+            raise DecodeError(
+                Reason.PAYLOAD_TOO_LARGE, f"more than {MAX_PAYLOAD_BYTES} bytes when it is unpacked"
+            )
     return plain
+
+
+def _inflated(payload: bytes, encoding: Encoding, room: int) -> tuple[bytes, bytes]:
+    """The first part unpacked, as far as there is room, and what follows it. Raises zlib.error."""
+    inflate = zlib.decompressobj(_WINDOW_BITS[encoding])
+    plain = inflate.decompress(payload, room)
+    if not inflate.eof and len(plain) < room:
+        raise _cut(encoding)
+    return plain, inflate.unused_data.lstrip(_PADDING)
+
+
+def _unframed(payload: bytes, room: int) -> tuple[bytes, bytes]:
+    """As `_inflated`, of a frame of zstd. The library stops at its end, and reads a cut one as a whole one.
+    Raises ZstdError.
+    """
+    end = _frame_end(payload)
+    if end > len(payload):
+        raise _cut("zstd")
+    reader = zstandard.ZstdDecompressor(max_window_size=8 << 20).stream_reader(BytesIO(payload[:end]))
+    return reader.read(room), payload[end:].lstrip(_PADDING)
+
+
+def _frame_end(payload: bytes) -> int:
+    """Where the first frame ends, beyond the payload where that is cut. Raises ZstdError.
+
+    Source: RFC 8878, 3.1.
+    """
+    if payload[1:4] == b"\x2a\x4d\x18" and payload[0] & 0xF0 == 0x50:  # to be skipped
+        return 8 + int.from_bytes(payload[4:8], "little")
+    end = zstandard.frame_header_size(payload)
+    has_checksum = zstandard.get_frame_parameters(payload).has_checksum
+    while end + 3 <= len(payload):
+        block = int.from_bytes(payload[end : end + 3], "little")
+        end += 3 + (1 if block >> 1 & 3 == 1 else block >> 3)  # one byte stands for a run of it
+        if block & 1:
+            return end + 4 * has_checksum
+    return len(payload) + 1
+
+
+def _cut(encoding: Encoding) -> DecodeError:
+    return DecodeError(Reason.WRONG_ENCODING, f"the payload ends within its {encoding}")
 
 
 def unpacked_bytes(payload: bytes, encoding: Encoding) -> int:
@@ -95,7 +143,9 @@ def _scalar(payload: bytes) -> object:
 def _cbor(payload: bytes) -> object:
     stream = BytesIO(payload)
     try:
-        document = cbor2.CBORDecoder(stream, max_depth=4 * MAX_DEPTH, semantic_decoders=_MEANINGS).decode()
+        document = cbor2.CBORDecoder(
+            stream, max_depth=4 * MAX_DEPTH, semantic_decoders=_MEANINGS, allow_duplicate_keys=False
+        ).decode()
     except (
         cbor2.CBORDecodeError,
         ValueError,
@@ -104,7 +154,8 @@ def _cbor(payload: bytes) -> object:
         RecursionError,
         TypeError,
     ) as error:
-        raise DecodeError(Reason.WRONG_SHAPE, f"the payload is no CBOR: {error}"[:200]) from None
+        reason = Reason.SAME_NAME if "uplicate" in str(error) else Reason.WRONG_SHAPE
+        raise DecodeError(reason, f"the payload is no CBOR: {error}"[:200]) from None
     if stream.tell() != len(payload):
         raise DecodeError(Reason.WRONG_SHAPE, "the payload has bytes behind its CBOR")
     return _plain(document, _Budget())
@@ -112,7 +163,7 @@ def _cbor(payload: bytes) -> object:
 
 def _msgpack(payload: bytes) -> object:
     try:
-        document = msgpack.unpackb(payload, timestamp=3, strict_map_key=False)
+        document = msgpack.unpackb(payload, timestamp=3, strict_map_key=False, object_pairs_hook=_named)
     except (ValueError, OverflowError, MemoryError, RecursionError, TypeError) as error:
         raise DecodeError(Reason.WRONG_SHAPE, f"the payload is no MessagePack: {error}"[:200]) from None
     return _plain(document, _Budget())
@@ -206,7 +257,7 @@ def _plain(value: object, budget: _Budget, depth: int = 0) -> object:
         raise DecodeError(Reason.NESTED_TOO_DEEP, f"nested deeper than {4 * MAX_DEPTH}")
     match value:
         case Mapping():
-            return {_key(key): _plain(item, budget, depth + 1) for key, item in value.items()}
+            return _named((key, _plain(item, budget, depth + 1)) for key, item in value.items())
         case list() | tuple() | set() | frozenset():
             return [_plain(item, budget, depth + 1) for item in value]
         case bytes():
@@ -219,8 +270,35 @@ def _plain(value: object, budget: _Budget, depth: int = 0) -> object:
             return None if value is cbor2.undefined else value
 
 
+def _named(pairs: Iterable[tuple[object, object]]) -> dict[str, object]:
+    """An object with texts for keys. Raises DecodeError where two of them are the same, 1 and "1" as well:
+    either value would be lost.
+    """
+    found: dict[str, object] = {}
+    for key, value in pairs:
+        name = _key(key)
+        if name in found:
+            raise DecodeError(
+                Reason.SAME_NAME, f"the key {name[:40]!r} comes twice in one object: send it once"
+            )
+        found[name] = value
+    return found
+
+
 def _key(key: object) -> str:
-    return key.text if isinstance(key, Unfit) else str(key)
+    match key:
+        case str():
+            return key
+        case Unfit():
+            return key.text
+        case None | bool() | int() | float() | Decimal():
+            return str(key)
+        case bytes():
+            with suppress(UnicodeDecodeError):
+                return key.decode()
+        case _:
+            pass
+    raise DecodeError(Reason.WRONG_SHAPE, f"a key is a {type(key).__name__}: send a text or a number")
 
 
 def looks_like(payload: bytes) -> str | None:

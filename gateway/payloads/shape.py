@@ -12,7 +12,7 @@ from gateway.model.errors import DecodeError
 from gateway.model.sample import Metrics
 from gateway.payloads.document import Encoding, load
 from gateway.payloads.fields import FieldRules, Skip, Skipped
-from gateway.payloads.formats.values import MAX_METRICS, MAX_NAME_LENGTH, Reason
+from gateway.payloads.formats.values import MAX_METRICS, MAX_NAME_LENGTH, Reason, Unfit
 from gateway.payloads.paths import MISSING, Path, find, shown
 from gateway.payloads.times import TimeRule
 
@@ -89,7 +89,10 @@ class Shape:
             raise DecodeError(Reason.EMPTY, "the message has no metric")
         for one in skipped:
             skip(one)
-        return pieces if len(pieces) == 1 else _merged(pieces, skip)
+        # Items of a plain array are samples each, and the later one corrects. So the fast way has it, too: a
+        # field that is left out changes nothing of the others.
+        is_array_of_samples = self._is_plain and self.reshape is None
+        return pieces if is_array_of_samples or len(pieces) == 1 else _merged(pieces, skip)
 
     def _reshaped(self, document: object) -> object:
         assert self.reshape is not None
@@ -158,7 +161,7 @@ class Shape:
     def _name(self, item: object, metric: str | None) -> str | None:
         if self.name is None:
             return metric
-        found = find(item, self.name)
+        found = _as_name(find(item, self.name))
         if found is MISSING or found is None or isinstance(found, dict | list):
             raise DecodeError(Reason.INVALID_METRIC, f"name: an item has no {shown(self.name)}")
         return str(found)[: MAX_NAME_LENGTH + 1] if metric is None else f"{metric}.{found}"
@@ -202,10 +205,15 @@ class Shape:
     def _owner(self, item: object, document: object, path: Path | None, what: str) -> str | None:
         if path is None:
             return None
-        found = self._find(item, document, path)
+        found = _as_name(self._find(item, document, path))
         if isinstance(found, bool) or not isinstance(found, str | int) or found == "":
             raise DecodeError(Reason.INVALID_IDENTIFIER, f"{what}: the payload has no {shown(path)}")
         return str(found)
+
+
+def _as_name(found: object) -> object:
+    """A number that no double holds is a name as it was sent: serial numbers and SIM cards have 20 digits."""
+    return found.text if type(found) is Unfit else found
 
 
 def _values_within(document: object, enough: int) -> int:

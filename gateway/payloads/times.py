@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Literal
@@ -80,6 +81,8 @@ class TimeRule:
     def _of_text(self, text: str, received_at: int) -> int:
         found = _ISO.fullmatch(text)
         if found is None:
+            with suppress(DecodeError):
+                return parse_time(text)  # in a form that the fast way takes: basic, by weeks, without minutes
             raise DecodeError(
                 Reason.INVALID_TIMESTAMP, f"the time {text[:40]!r} is not ISO 8601 (2026-01-31T09:30:00Z)"
             )

@@ -12,6 +12,7 @@ from datetime import datetime
 import orjson
 
 from gateway.model import alerts
+from gateway.model.alert_rule import AlertRule, compares_numbers
 from gateway.model.alerts import RuleState
 from gateway.model.sample import Metrics, to_microseconds
 from gateway.store.alerts import time_of
@@ -63,10 +64,13 @@ async def history(
 
 
 async def heard_before(
-    connection: Connection, customer: str, device: str, at: int, metric: str | None
+    connection: Connection, customer: str, device: str, at: int, rule: AlertRule
 ) -> int | None:
-    """Device time of the newest sample before `at`."""
-    found = await connection.fetchval(*filtered("alert_heard_before", customer, device, time_of(at), metric))
+    """Device time of the newest sample before `at` that says something to the rule."""
+    numbers = True if compares_numbers(rule) else None
+    found = await connection.fetchval(
+        *filtered("alert_heard_before", customer, device, time_of(at), rule.metric, numbers)
+    )
     return None if found is None else to_microseconds(found)
 
 

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 import asyncpg
 
+from gateway.model import bounds
 from gateway.model.errors import RequestRefused
 from gateway.model.record import BEGINNING, Change, LogPlace, change_of, write_cursor
 from gateway.store.pool import Connection, Database
@@ -113,20 +114,29 @@ class Records:
         ends with the one whose body makes it `max_bytes`.
 
         `modified_after` is by our own time of the change, which is never before that of the change before it.
-        Raises RequestRefused for a place that this log does not have: another was restored in its stead.
+        Raises RequestRefused for a place that this log does not have, for another was restored in its stead,
+        and for one from which on a deletion is not told any more.
         """
         position = place.position
+        since = None if modified_after is None else bounds.instant(modified_after)
         # The position first: what is committed after it has a later revision, and is met by the next request.
         async with self._database.connection() as session:
             log = await session.fetchrow(sql("record_log_position"), customer)
             assert log is not None
             last, epoch = log["position"], log["epoch"]
             await _check(session, customer, place, last, epoch)
-            after = (position, modified_after, limit + 1, max_bytes)
+            after = (position, since, limit + 1, max_bytes)
             if connection is None and stream is None:
                 rows = await session.fetch(sql("record_page"), customer, *after)
             else:
                 rows = await session.fetch(sql("record_page_of"), customer, *after, connection, stream)
+            if position and position < await session.fetchval(sql("record_log_expired"), customer):
+                raise RequestRefused(
+                    "records.cursor_gone",
+                    "cursor: records were deleted since, so long ago that they are not told any more: leave"
+                    " the cursor out, read all records again, drop what you hold and do not meet, and go on"
+                    " from there.",
+                )
         records = [_record(customer, row) for row in rows[:limit]]
         reached = records[-1].revision if records else position
         is_cut = bool(rows) and rows[-1]["total"] >= max_bytes and reached < last

@@ -5,6 +5,7 @@ hold.
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,7 @@ from connectors.registry import SYSTEMS
 from gateway.model.errors import BadConfiguration, PermissionDenied
 from gateway.model.inbound import InboundRecord
 from gateway.model.reading import make_batch
+from gateway.model.record import keep
 from tests.contract.harness import _settings, reading, recent
 
 Owner = Any
@@ -203,6 +205,44 @@ async def test_any_columns_become_plain_json(contract_dsn: str, owner: Owner) ->
         if cursor is None:
             break
     assert listed == [record.key for record in records]
+    await connector.close()
+
+
+async def test_an_empty_part_of_a_key_and_a_word_that_is_filled_with_blanks(
+    contract_dsn: str, owner: Owner
+) -> None:
+    """The key of a row is the same whether all of it is read or its key alone: else it would be deleted while
+    it is there. A word is compared without what fills its column.
+    """
+    name = f"stock_{secrets.token_hex(4)}"
+    await owner.execute(
+        f"create domain {name}_price as numeric; create table {name} (article text, variant char(4),"
+        f" updated timestamptz, state char(8), gone char(3), price {name}_price, prices numeric[],"
+        " primary key (article, variant))"
+    )
+    at = recent()
+    await owner.execute(
+        f"insert into {name} values ('A1', '', $1, 'open', '', 12345678901234567.89, '{{0.12345678901234567890}}'),"
+        " ('A1', 'red', $1, 'done', 'yes', 1, null), ('', '', $1, 'open', '', 1.5, null)",
+        at,
+    )
+    connector = built(
+        contract_dsn,
+        name,
+        key=["article", "variant"],
+        progress={"path": "state", "open": ["open"], "closed": ["done"]},
+        deleted={"path": "gone", "words": ["yes"]},
+    )
+    records = await walked(connector, at, at + SECOND)
+    unnamed, plain, red = records
+    assert [record.key for record in (plain, red)] == ['["A1",""]', '["A1","red"]']
+    assert [record.progress for record in records] == ["open", "open", "closed"]
+    assert [record.is_deleted for record in records] == [False, False, True]
+    assert (await connector.keys("orders")).keys == [unnamed.key, plain.key]
+    kept = json.loads(keep(plain).body, parse_float=str)
+    assert (kept["price"], kept["prices"]) == ("12345678901234567.89", ["0.12345678901234567890"])
+    await owner.execute(f"update {name} set state = 'done' where article = ''")
+    assert (await walked(connector, at, at + SECOND))[0].key == unnamed.key
     await connector.close()
 
 

@@ -5,8 +5,9 @@ cleared, and never left open.
 from __future__ import annotations
 
 import asyncio
+import random
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +17,7 @@ from gateway import clock
 from gateway.alerts import call
 from gateway.alerts.upkeep import upkeep
 from gateway.model.alert_life import AlertState
-from gateway.model.alert_rule import Above, AlertRule, Changes, Equals, Silent
+from gateway.model.alert_rule import Above, AlertRule, Changes, Equals, Silent, observed
 from gateway.model.errors import (
     AuthRefused,
     ConnectorError,
@@ -29,11 +30,13 @@ from gateway.model.errors import (
 from gateway.model.exchange import EventToRaise
 from gateway.model.outcome import Accepted, Outcome, Rejected, Retry, Unknown
 from gateway.model.quota import Excess, QuotaKind
+from gateway.model.sample import Value, to_microseconds
 from gateway.store import alert_streams, judgements, quotas
 from gateway.store.alert_streams import AlertClaim
 from gateway.store.alerts import Alert
 from gateway.store.pool import Connection, Database
 from tests.fixtures.alerting import HOT, references, rig_on
+from tests.fixtures.judging import law
 from tests.fixtures.sync_rig import BASE, MINUTE
 
 
@@ -304,6 +307,106 @@ async def test_a_backlog_in_any_order_gives_what_the_ordered_log_gives(database:
     assert minutes == [(0, 3), (20, 23), (40, 43)]
     assert all(alert.state is AlertState.CLEARED for alert in found)
     assert len(references(rig.system)) == len(set(references(rig.system)))
+
+
+async def test_a_sample_that_is_corrected_to_what_says_nothing_opens_nothing(database: Database) -> None:
+    """The log never had it: what it opened is withdrawn, and what it ended goes on."""
+    rig = await rig_on(database).activate()
+    await rig.sent((BASE, 91), (BASE + MINUTE, 80))
+    (alert,) = await rig.work()
+    assert alert.state is AlertState.CLEARED
+    await rig.sent((BASE + MINUTE, "fault"))
+    (alert,) = await rig.work()
+    assert (alert.state, alert.well_at) == (AlertState.RAISED, None)
+    await rig.sent((BASE, "fault"))
+    (alert,) = await rig.work()
+    assert (alert.state, alert.why) == (AlertState.CLEARED, "late_sample")
+    await rig.sent((BASE + 2 * MINUTE, 95))
+    assert [a.why for a in await rig.work()] == ["late_sample", None]
+
+
+async def test_what_says_nothing_hides_no_beginning(database: Database) -> None:
+    """What is building began before a text that came in between."""
+    rule = replace(HOT, lasts=10 * MINUTE)
+    rig = await rig_on(database, rule).activate()
+    await rig.sent((BASE, 95), (BASE + 9 * MINUTE, 95), (BASE + 12 * MINUTE, "off"), (BASE + 14 * MINUTE, 80))
+    assert not await rig.work()
+    await rig.sent((BASE + 13 * MINUTE, 95))
+    (alert,) = await rig.work()
+    assert (alert.since, alert.opened_at) == (BASE, BASE + 13 * MINUTE)
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_devices_in_any_order_with_values_of_any_kind_give_what_the_ordered_log_gives(
+    database: Database, seed: int
+) -> None:
+    """Each device has a log of its own, in which some values say nothing, or are corrected to or from that."""
+    chance = random.Random(seed)
+    condition = chance.choice([Above(limit=90), Changes(by=10, within=3 * MINUTE, rises=True)])
+    rule = replace(
+        HOT,
+        condition=condition,
+        lasts=chance.choice([0, 2, 4]) * MINUTE,
+        hold_off=chance.choice([0, 0, 5]) * MINUTE,
+    )
+    rig = await rig_on(database, rule).activate()
+    await rig.execute("update connection set state = 'paused', prior_state = 'active'")
+    kinds: tuple[Value, ...] = (95, 95, 80, 80, "off", True, 1e200)
+    logs: dict[str, dict[datetime, Value]] = {}
+    waiting: list[tuple[str, datetime, Value]] = []
+    for number in range(60):
+        device = f"d-{number}"
+        times = [BASE + minute * MINUTE for minute in sorted(chance.sample(range(20), 9))]
+        log = logs[device] = {at: chance.choice(kinds) for at in times}
+        order = [(device, at, log[at]) for at in times]
+        if number % 3:
+            chance.shuffle(order)
+        for at in chance.sample(times, 3):  # a wrong value before the right one
+            place = next(i for i, one in enumerate(order) if one[1] == at)
+            order.insert(chance.randint(0, place), (device, at, chance.choice(kinds)))
+        waiting += order
+    parts = [[one] for one in waiting]
+    by_device: dict[str, list[tuple[str, datetime, Value]]] = {}
+    for (one,) in parts:
+        by_device.setdefault(one[0], []).append(one)
+    while any(by_device.values()):
+        part: dict[tuple[str, datetime], tuple[str, datetime, Value]] = {}
+        for left in by_device.values():
+            for one in left[: chance.randint(0, 4)]:
+                if (one[0], one[1]) in part:
+                    break
+                part[one[0], one[1]] = left.pop(0)
+        if part:
+            await rig.store(*part.values())
+        await rig.work()
+    found: dict[str, list[tuple[int, int, int | None]]] = {device: [] for device in logs}
+    for alert in await rig.held():
+        if alert.why != "late_sample":
+            well = None if alert.well_at is None else to_microseconds(alert.well_at)
+            found[alert.device].append((to_microseconds(alert.since), to_microseconds(alert.opened_at), well))
+    wanted = {
+        device: law(
+            rule,
+            {
+                to_microseconds(at): value
+                for at, value in log.items()
+                if observed(rule, {"t": value}) is not None
+            },
+        )
+        for device, log in logs.items()
+    }
+    assert found == wanted
+    assert any(wanted.values())
+
+
+async def test_a_device_that_was_taken_for_gone_meanwhile_is_judged_anew(database: Database) -> None:
+    """Its alert ended between the two looks of the room that judged it, and the state was written after."""
+    rig = await rig_on(database).activate()
+    await rig.sent((BASE, 91))
+    (alert,) = await rig.work()
+    await rig.execute("update alert set well_at = now(), why = 'device_gone'")
+    await rig.sent((BASE + MINUTE, 95))
+    assert [a.alert == alert.alert for a in await rig.work()] == [True, False]
 
 
 async def test_what_was_measured_before_the_rule_began_says_nothing(database: Database) -> None:

@@ -8,7 +8,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import aiomqtt
@@ -619,3 +619,56 @@ async def test_deleted_records_go_after_their_retention(database: Database, rig:
     assert (count["held"], count["alive"]) == (7, 7)
     await consumer.follow()
     assert consumer.holds() == rig.source.holds() and rig.source.now > NOON
+
+
+@pytest.mark.parametrize(("year", "hours", "keys"), [(1, 14, ["a"]), (9999, -12, [])])
+async def test_a_time_at_the_ends_of_the_calendar_is_one_to_begin_at(
+    database: Database, rig: InboundRig, year: int, hours: int, keys: list[str]
+) -> None:
+    await changed(rig, ("a", {"n": 1}))
+    at = datetime(
+        year, 1 if year == 1 else 12, 1 if year == 1 else 31, 12, tzinfo=timezone(timedelta(hours=hours))
+    )
+    for stream in (None, "work_orders"):
+        page = await Records(database).page("acme", stream=stream, modified_after=at, limit=9)
+        assert [record.key for record in page.records] == keys
+
+
+async def test_who_was_away_while_a_deleted_record_was_removed_is_told_to_read_again(
+    database: Database, rig: InboundRig
+) -> None:
+    """Nothing would tell him that it is gone, and he would hold it for ever."""
+    reads = Records(database)
+    await changed(rig, *[(f"r-{number}", {"n": number}) for number in range(8)])
+    rig.source.put("r-1", None)
+    before = (await reads.page("acme", limit=100)).next
+    await delete(rig, "r-1")
+    seen = (await reads.page("acme", limit=100)).next
+    await changed(rig, ("r-2", {"n": 20}))
+    await records.expire(database, now=clock.now() + timedelta(days=180), retention=timedelta(days=90))
+    for how in ({}, {"connection": "acme-1"}, {"stream": "work_orders"}):
+        with pytest.raises(RequestRefused, match="read all records again") as refused:
+            await reads.page("acme", place=read_cursor(before, customer="acme"), limit=1, **how)
+        assert refused.value.code == "records.cursor_gone"
+        page = await reads.page("acme", place=read_cursor(seen, customer="acme"), limit=9, **how)
+        assert [record.key for record in page.records] == ["r-2"]
+    assert len((await reads.page("acme", limit=100)).records) == 7
+    assert not (await reads.page("globex", limit=100)).records
+
+
+async def test_decimals_are_kept_and_told_with_every_digit(database: Database, rig: InboundRig) -> None:
+    written = (
+        b'{"id":1,"money":12345678901234567.89,"n":[0.12345678901234567890123,-98765432109876543210],'
+        b'"double":0.1000000000000000055511151231257827,"small":1.5}'
+    )
+    row = parse_json(written)
+    assert isinstance(row, dict) and row["money"] == 12345678901234567.89 and row["double"] == 0.1
+    await changed(rig, ("1", {**row}))
+    (record,) = (await Records(database).page("acme", limit=9)).records
+    told = json.loads(record.body, parse_float=str, parse_int=str)
+    assert told["money"] == "12345678901234567.89" and not record.truncated
+    assert told["n"] == ["0.12345678901234567890123", "-98765432109876543210"]
+    assert (told["double"], told["small"]) == ("0.1", "1.5")
+    (version,) = await rig.rows("select version from record")
+    await changed(rig, ("1", {**row, "money": 12345678901234567.0}))
+    assert (await rig.rows("select version from record"))[0]["version"] == version["version"] + 1

@@ -5,6 +5,7 @@ is taken can be stored.
 from __future__ import annotations
 
 import gzip
+import json
 import math
 import random
 import time
@@ -12,6 +13,8 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime
+from itertools import accumulate
 from typing import Any
 
 import cbor2
@@ -19,7 +22,7 @@ import msgpack
 import orjson
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.ingest.decode import Decoder
@@ -27,6 +30,7 @@ from gateway.ingest.examples import payload_of
 from gateway.model.errors import DecodeError
 from gateway.model.topics import IDENTIFIER
 from gateway.payloads import presets
+from gateway.payloads.document import Encoding, decompress
 from gateway.payloads.formats.values import MAX_INTEGER, MAX_METRICS, MAX_NAME_LENGTH, Reason
 from gateway.payloads.sources import CompiledSource, SourceError, compile_one
 from gateway.settings import TelemetrySettings
@@ -110,7 +114,7 @@ def fair(decoder: Decoder, topic: str, payload: bytes, *, is_retained: bool = Fa
     else:
         refused = None
     if refused is not None:
-        Reason(refused.reason)
+        assert Reason(refused.reason) is not Reason.INTERNAL_ERROR
         assert len(refused.detail) < 2_000
         return refused.reason
     for customer, device, at, metrics in rows:
@@ -211,6 +215,62 @@ def test_both_ways_read_the_same(metrics: dict[str, Any], ts: int | None, nested
         except DecodeError as error:
             outcomes.append(str(error.reason))
     assert outcomes[0] == outcomes[1]
+
+
+SAMPLES = st.lists(
+    st.fixed_dictionaries(
+        {"t": st.integers(0, 3)},
+        optional={"u": st.integers(0, 3), "ts": st.sampled_from([NOW - 1_000_000, NOW - 2_000_000])},
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@given(SAMPLES, st.data())
+@example([{"ts": NOW, "t": 1}, {"ts": NOW, "t": 2}], None)
+def test_a_field_that_is_left_out_changes_nothing_of_the_others(
+    sent: list[dict[str, Any]], data: st.DataObject | None
+) -> None:
+    """Two samples of one instant in a message: which of them counts must not hang on a null beside."""
+    plain, general = built({})[0], built({"rename": {"no such field": "x"}})[0]
+    spoiled = [dict(one) for one in sent]
+    place = 0 if data is None else data.draw(st.integers(0, len(sent) - 1))
+    spoiled[place]["x"] = None
+    rows = plain.decode("acme/pump", orjson.dumps(sent), NOW)
+    assert general.decode("acme/pump", orjson.dumps(sent), NOW) == rows
+    assert plain.decode("acme/pump", orjson.dumps(spoiled), NOW) == rows
+
+
+@given(
+    st.datetimes(datetime(2026, 1, 1), datetime(2026, 12, 1)),
+    st.sampled_from(
+        [
+            "%Y%m%dT%H%M%S",
+            "%Y%m%dT%H%M%S.%f",
+            "%G-W%V-%uT%H:%M",
+            "%GW%V%uT%H",
+            "%Y-%m-%dT%H",
+            "%Y-%m-%d_%H:%M:%S",
+        ]
+    ),
+    st.sampled_from(["Z", "+00:00", "-0330", "+02", "+01:30:15"]),
+    st.text("0123456789", max_size=15),
+)
+def test_a_time_in_any_form_is_read_the_same_by_both_ways(
+    at: datetime, form: str, zone: str, digits: str
+) -> None:
+    shown = at.strftime(form) + (digits if "." in form else "") + zone
+    fast, general = built({})[0], built({"rename": {"no such field": "x"}})[0]
+    sent = orjson.dumps({"ts": shown, "t": 1})
+    outcomes = []
+    for decoder in (fast, general):
+        try:
+            outcomes.append(repr(decoder.decode("acme/pump", sent, NOW)))
+        except DecodeError as error:
+            outcomes.append(str(error.reason))
+    assert outcomes[0] == outcomes[1]
+    assert outcomes[0] not in ("invalid_timestamp", "internal_error")
 
 
 def _mutated(rng: random.Random, payload: bytes) -> bytes:
@@ -403,3 +463,62 @@ def test_a_million_spoiled_messages(seed: int) -> None:
     slowest, outcomes = _spoil(1_000_000, seed)
     print(f"seed {seed}: the slowest took {slowest * 1000:.1f} ms of CPU; {dict(outcomes)}", flush=True)
     assert slowest < 1.0
+
+
+@settings(max_examples=400)
+@given(
+    st.recursive(
+        LEAVES | st.text(st.characters(codec=None), max_size=4),
+        lambda inner: (
+            st.lists(inner, max_size=4)
+            | st.dictionaries(NAMES | st.text(st.characters(codec=None), max_size=4), inner, max_size=4)
+        ),
+        max_leaves=12,
+    ),
+    st.sampled_from(
+        [{}, {"arrays": "index"}, {"words": {"ON": True}, "keep": ["*"]}, {"device": {"path": "id"}}]
+    ),
+    st.sampled_from([None, 1]),
+)
+@example({"u": math.nan, "s": "\ud800"}, {}, None)
+def test_json_of_any_program_is_no_fault_of_ours(
+    document: object, rules: dict[str, Any], indent: int | None
+) -> None:
+    """With NaN and halves of characters, as some writers have it."""
+    topic = "{customer}/out" if "device" in rules else "{customer}/{device}"
+    (source,) = compile_one(SourceSettings.model_validate({"topic": topic, **rules}))
+    fair(Decoder(TELEMETRY, [source], ["acme"]), "acme/out", json.dumps(document, indent=indent).encode())
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(["gzip", "deflate", "zstd"]), st.lists(st.binary(max_size=60), min_size=1), st.data())
+def test_what_is_packed_in_parts_is_all_of_it_or_refused(
+    encoding: Encoding, plain: list[bytes], data: st.DataObject
+) -> None:
+    parts = [encoded(part, {"encoding": encoding}) for part in plain]
+    whole = b"".join(parts)
+    assert decompress(whole, encoding) == b"".join(plain)
+    ends = list(accumulate(map(len, parts)))
+    end = data.draw(st.integers(0, len(whole) - 1))
+    if end in ends:
+        assert decompress(whole[:end], encoding) == b"".join(plain[: ends.index(end) + 1])
+    else:
+        with pytest.raises(DecodeError, match="wrong_encoding"):
+            decompress(whole[:end], encoding)
+
+
+WHITE = st.text(" \t\r\n", max_size=2)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9)), min_size=1, max_size=4), st.data())
+def test_no_white_space_hides_a_key_that_comes_twice(
+    pairs: list[tuple[str, int]], data: st.DataObject
+) -> None:
+    members = [
+        f'{data.draw(WHITE)}"{key}"{data.draw(WHITE)}:{data.draw(WHITE)}{value}{data.draw(WHITE)}'
+        for key, value in pairs
+    ]
+    sent = ("{" + ",".join(members) + "}").encode()
+    decoder, _ = built({})
+    said = fair(decoder, "acme/pump", sent)
+    assert said == ("taken" if len(dict(pairs)) == len(pairs) else "same_name")

@@ -7,19 +7,20 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import httpx
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import connectors
 from connectors.kit.bisect import BadMeters, BatchRefusal, push_bisecting
 from connectors.kit.classify import parse_clock, parse_retry_after, to_error, whole_number
 from connectors.kit.inbound import key_of
-from connectors.kit.json_text import parse_json
+from connectors.kit.json_text import parse_json, write_json
 from connectors.kit.manifest import parse_manifest
 from connectors.kit.paging import ListPage, walk
 from connectors.kit.rate_limit import RateLimiter, limiter_for
@@ -34,8 +35,10 @@ from gateway.model.errors import (
     RateLimited,
     Unavailable,
 )
+from gateway.model.inbound import InboundRecord, Mended
 from gateway.model.outcome import Accepted, Outcome, Rejected, Retry, Unknown
 from gateway.model.reading import Reading, reading_key
+from gateway.model.record import keep
 from tests.fixtures.hostile import DATES
 
 T0 = datetime(2026, 11, 2, 10, tzinfo=UTC)
@@ -226,6 +229,35 @@ def test_numbers_and_texts_are_read_as_they_were_written(document: object) -> No
     for written in (json.dumps(document), json.dumps(document, ensure_ascii=False, separators=(",", ":"))):
         assert parse_json(written.encode()) == document
     assert type(parse_json(b"[-9223372036854775809]")[0]) is int  # type: ignore[index]
+
+
+@given(
+    st.from_regex(r"-?(0|[1-9][0-9]{0,30})\.[0-9]{1,30}([eE][+-]?[0-9]{1,2})?", fullmatch=True),
+    st.sampled_from(['{"n":%s}', '{"t":"1.5", "n": %s}', "[%s]", '{"a":[{"n":%s,"x":1}]}']),
+)
+@example("12345678901234567.89", '{"n":%s}')
+@example("0.1000000000000000055511151231257827", '{"n":%s}')
+@example("-0.0000000000000000000000000000001", "[%s]")
+def test_a_decimal_is_written_as_the_number_that_was_read(text: str, around: str) -> None:
+    """The very number, or what was printed from the double that is written."""
+    document = parse_json((around % text).encode())
+    kept = keep(InboundRecord(key="k", modified_at=None, body={"b": document}))
+    assert kept.body == write_json({"b": document}, is_sorted=True) and not kept.truncated
+    found: list[str] = []
+
+    def note(number: str) -> float:
+        found.append(number)
+        return float(number)
+
+    assert json.loads(kept.body, parse_float=note)["b"] == document == json.loads(around % text)
+    digits = len(text.lower().lstrip("-").partition("e")[0].replace(".", "").lstrip("0"))
+    assert Decimal(text) in (Decimal(found[0]), Decimal(f"{float(found[0]):.{max(0, digits - 1)}e}"))
+
+
+def test_what_no_number_can_hold_is_a_text_that_says_so() -> None:
+    for text in ("1e999", "-1e999", "0.12345678901234567890e-400", f"0.{'123456789' * 40}"):
+        made = parse_json(b"[%s]" % text.encode())
+        assert made == [text] and isinstance(made, list) and isinstance(made[0], Mended)
 
 
 def test_long_keys_stay_apart() -> None:

@@ -171,6 +171,21 @@ async def test_names_are_found_on_any_page_and_listed_once(
     assert cmms.requests["GET /meters 200"] == 3  # the clock, and two pages
 
 
+async def test_every_meter_is_listed_as_what_leads_to_it(
+    cmms: DemoCmms, connector: MaintainXConnector
+) -> None:
+    """A name of digits is taken for an id, which another meter has."""
+    first = min(cmms.meters)
+    named = {name: cmms.add_meter(name) for name in (str(first), "4711", "twice")}
+    again = cmms.add_meter("twice")
+    listed = [meter.meter async for meter in connector.meters()]
+    assert len(listed) == len(set(listed)) == len(cmms.meters)
+    assert {str(number) for number in (*named.values(), again)} <= set(listed)
+    wanted = str(named[str(first)])
+    assert await connector.push(make_batch("c", [reading(wanted, NOW)])) == [Accepted()]
+    assert [number for number, meter in cmms.meters.items() if meter.readings] == [named[str(first)]]
+
+
 async def test_an_unknown_meter_is_remembered(cmms: DemoCmms, connector: MaintainXConnector) -> None:
     for second in range(3):
         batch = make_batch(

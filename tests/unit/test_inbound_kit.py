@@ -130,6 +130,25 @@ def test_a_record_without_a_key_is_called_by_its_body() -> None:
     assert key_of(["a", "b"], None) == '["a","b"]' != key_of(["ab"], None)
 
 
+def test_a_part_of_a_key_may_be_empty() -> None:
+    """As the variant of an article that has none: its record is called the same whatever is in it, and by a
+    walk that reads keys alone.
+    """
+    assert key_of(["A1", ""], {"n": 1}) == key_of(["A1", ""], None) == '["A1",""]'
+    assert len({key_of(parts, None) for parts in (["A1", ""], ["", "A1"], ["A1"], ["A1", "A1"])}) == 4
+    for parts in (["A1", None], ["", ""], [""]):
+        assert key_of(parts, {"n": 1}) != key_of(parts, {"n": 2}), "nothing says that these are one"
+
+
+@given(
+    st.lists(st.text(max_size=3), min_size=2, max_size=3),
+    st.lists(st.text(max_size=3), min_size=2, max_size=3),
+)
+def test_keys_of_several_parts_are_one_where_every_part_is(one: list[str], other: list[str]) -> None:
+    if any(one) and any(other):
+        assert (key_of(one, {"n": 1}) == key_of(other, {"n": 2})) == (one == other)
+
+
 def test_a_cursor_comes_back_as_it_was_packed() -> None:
     assert unpack(pack(a=1, b=None)) == {"a": 1, "b": None}
     for cursor in ("", "x", "[]", "1", '"a"'):

@@ -18,7 +18,7 @@ from connectors.http_json.streams import ListStream
 from connectors.kit.inbound import key_of, pack, unpack
 from connectors.kit.json_text import parse_json, write_json
 from connectors.kit.odata.batch import read_json
-from connectors.odata.records import Sets
+from connectors.odata.records import Sets, to_entity_key, to_record
 from connectors.odata.settings import SetStream as ODataStream
 from connectors.tryton import records as tryton
 from connectors.tryton.mapping import whole
@@ -261,3 +261,17 @@ async def test_a_list_that_hears_no_cursor_is_not_asked_for_ever(paging: dict[st
 def test_keys_that_differ_only_in_how_a_letter_is_written_name_two_records() -> None:
     composed, apart = key_of(["caf\u00e9"], {}), key_of(["cafe\u0301"], {})
     assert composed != apart and topic_level(composed) != topic_level(apart)
+
+
+@given(
+    st.fixed_dictionaries(
+        {"ItemNo": st.text(max_size=4) | st.none(), "Variant": st.text(max_size=4) | st.integers()}
+    ),
+    st.dictionaries(st.text(min_size=1), st.integers()),
+)
+def test_a_walk_of_keys_calls_an_entity_as_its_record_is_called(
+    key: dict[str, object], rest: dict[str, object]
+) -> None:
+    """Whatever its key is: else what is there would be taken for deleted."""
+    stream = ODataStream(entity_set="Items", key=("ItemNo", "Variant"), modified="At")
+    assert to_record(stream, {**rest, **key}).key == to_entity_key(stream, key)

@@ -27,6 +27,7 @@ from gateway.source_settings import SourceSettings, TimeSettings
 
 NOW = int(datetime(2026, 11, 28, 16, 0, tzinfo=UTC).timestamp()) * 1_000_000
 TOPIC = "acme/pump"
+PACKERS: dict[str, Any] = {"gzip": gzip.compress, "deflate": zlib.compress, "zstd": zstandard.compress}
 
 
 def taken(
@@ -336,6 +337,80 @@ def test_a_packed_payload_is_unpacked_and_bounded(pack: Any, rules: dict[str, An
     assert reason_of(pack(b" " * (64 << 20)), **rules)[0] == "payload_too_large"
     assert reason_of(pack(b'{"t":1}')[:-6], **rules)[0] in ("wrong_encoding", "invalid_json", "empty")
     assert reason_of(b"\0rubbish", **rules)[0] == "wrong_encoding"
+
+
+@pytest.mark.parametrize("encoding", PACKERS)
+def test_a_payload_is_unpacked_to_its_last_part(encoding: str) -> None:
+    """What a device appends to a packed file is another member of it: the first alone may be good JSON."""
+    pack = PACKERS[encoding]
+    parts = [pack(b'{"t":1,'), pack(b""), pack(b'"u":2}')]
+    assert metrics_of(b"".join(parts) + b"\0\0\n", encoding=encoding) == {"t": 1, "u": 2}
+    two = pack(b'{"t":1}') + pack(b'{"t":2}')
+    assert reason_of(two, encoding=encoding)[0] == "invalid_json"
+    for cut in range(1, len(pack(b'{"t":2}'))):
+        assert reason_of(two[:-cut], encoding=encoding)[0] == "wrong_encoding"
+    assert reason_of(pack(b'{"t":1}') + b"rubbish", encoding=encoding)[0] == "wrong_encoding"
+    reason, detail = reason_of(pack(b"") * 1_001, encoding=encoding)
+    assert reason == "wrong_encoding" and "parts" in detail
+    half = pack(b" " * (600 << 10))
+    assert reason_of(half + half, encoding=encoding)[0] == "payload_too_large"
+
+
+def test_frames_of_zstd_that_hold_nothing_are_skipped() -> None:
+    skipped = b"\x5a\x2a\x4d\x18\x03\0\0\0abc"
+    packed = zstandard.ZstdCompressor(write_checksum=True).compress(b'{"t":1}')
+    assert metrics_of(skipped + packed + skipped, encoding="zstd") == {"t": 1}
+    assert reason_of(packed[:-1], encoding="zstd")[0] == "wrong_encoding"
+    assert reason_of(packed[:-1] + b"x", encoding="zstd")[0] == "wrong_encoding"
+
+
+@pytest.mark.parametrize(
+    ("sent", "format", "name"),
+    [
+        (b"\xa2\x61a\x01\x61a\x02", "cbor", "'a'"),
+        (cbor2.dumps({"t": 1, "in": {1: 2, "1": 3}}), "cbor", "'1'"),
+        (b"\x82\xa1a\x01\xa1a\x02", "msgpack", "'a'"),
+        (msgpack.packb({"t": 1, "in": {1: 2, "1": 3}}), "msgpack", "'1'"),
+        (msgpack.packb({"a": 1, b"a": 2}), "msgpack", "'a'"),
+        (b'{"a"\t:1,"a":2}', "json", "'a'"),
+        (b'{"a"\n:1,"b":{"c":1,"c":2}}', "json", "'c'"),
+        (b'{"a"\r\n:1,"a"\r\n:2}', "json", "'a'"),
+    ],
+)
+def test_a_key_that_comes_twice_is_refused_in_every_format(sent: bytes, format: str, name: str) -> None:
+    reason, detail = reason_of(sent, format=format)
+    assert reason == "same_name" and name in detail
+
+
+@pytest.mark.parametrize(
+    ("sent", "format"),
+    [
+        (cbor2.dumps({cbor2.CBORTag(37, b"0" * 16): 1}), "cbor"),
+        (b"\xa1\x82\x01\x02\x05", "cbor"),
+        (b"\x81\x92\x01\x02\x05", "msgpack"),
+        (msgpack.packb({b"\xff": 1}), "msgpack"),
+    ],
+)
+def test_what_no_name_can_be_made_of_is_none(sent: bytes, format: str) -> None:
+    """One of them was a place in memory: another metric with each message."""
+    reason, detail = reason_of(sent, format=format)
+    assert reason == "wrong_shape" and "key" in detail
+    assert metrics_of(msgpack.packb({b"t": 1}), format="msgpack") == {"t": 1}
+
+
+def test_a_number_of_many_digits_is_a_name_as_it_was_sent() -> None:
+    """The number of a SIM card has 19 or 20."""
+    sent = b'[{"iccid": 89882390000123456789, "id": 18446744073709551617, "v": 1}]'
+    rules = {"name": {"path": "id"}, "value": {"path": "v"}, "device": {"path": "iccid"}}
+    rows, skipped = taken(sent, template="{customer}/out", topic="acme/out", **rules)
+    assert rows == [("89882390000123456789", 0, {"18446744073709551617": 1})] and not skipped
+
+
+def test_half_of_a_character_beside_a_number_that_is_none_costs_only_itself() -> None:
+    """What reads NaN reads half of a surrogate pair, too, which nothing can store."""
+    rows, skipped = taken(b'{"t":20,"u":NaN,"s":"\\ud800","\\udc00":1}')
+    assert rows == [("pump", 0, {"t": 20})]
+    assert sorted(reason for _, reason in skipped) == ["invalid_metric", "not_finite", "not_utf8"]
 
 
 @pytest.mark.parametrize(("pack", "format"), [(cbor2.dumps, "cbor"), (msgpack.packb, "msgpack")])

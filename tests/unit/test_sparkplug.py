@@ -270,3 +270,24 @@ def test_one_partition_of_several_tells_the_state() -> None:
     assert len(telling) == 1
     assert sum("spBv1.0/STATE/me" in intake.filters(number) for number in range(4)) == 1
     assert "spBv1.0/STATE/me" in intake.filters(telling[0])
+
+
+def test_what_comes_twice_in_a_table_or_a_structure_is_told() -> None:
+    """The first is taken, as of two metrics of one name: the other was lost, and nobody knew."""
+    message: Any = PAYLOAD(timestamp=AT, seq=0)
+    table = message.metrics.add(name="T", datatype=16, timestamp=AT).dataset_value
+    table.columns.extend(["a", "a", "b"])
+    table.types.extend([3, 3, 3])
+    row = table.rows.add()
+    for number in (1, 2, 3):
+        row.elements.add(int_value=number)
+    motor = message.metrics.add(name="M", datatype=19, timestamp=AT).template_value
+    for number in (4, 5):
+        motor.metrics.add(name="rpm", datatype=3, int_value=number)
+    reader = Reader()
+    ((_, _, _, metrics),) = reader.read("spBv1.0/acme/NBIRTH/edge", message.SerializeToString())
+    assert metrics == {"T.0.a": 1, "T.0.b": 3, "M.rpm": 4}
+    assert [(one.name, str(one.reason)) for one in reader.skipped] == [
+        ("T.0.a", "same_name"),
+        ("M.rpm", "same_name"),
+    ]

@@ -107,7 +107,9 @@ def _looked_at(document: object, payload: bytes) -> object:
     runs = payload.translate(_RUNS, b".")
     if (_LONG in runs or _SMALL in runs) and _has_changed(payload):
         document = _as_sent(payload.decode())
-    if b'" ' in payload or _keys_of(document) != payload.count(b'":'):
+    # a key that comes twice hides behind one whose colon does not follow at once
+    is_spaced = b'" ' in payload or b'"\n' in payload or b'"\t' in payload or b'"\r' in payload
+    if is_spaced or _keys_of(document) != payload.count(b'":'):
         _refuse_repeated_keys(payload)
     return document
 

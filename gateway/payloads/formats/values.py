@@ -177,7 +177,13 @@ def check_metrics(values: Mapping[str, object]) -> Metrics:
 
 def check_text(name: str, value: str) -> str:
     """A string that PostgreSQL can hold. Raises DecodeError."""
-    if len(value) > MAX_STRING_BYTES or len(value.encode()) > MAX_STRING_BYTES:
+    try:
+        is_long = len(value) > MAX_STRING_BYTES or len(value.encode()) > MAX_STRING_BYTES
+    except UnicodeEncodeError:  # the parser of documents with NaN in them takes half of a character
+        raise DecodeError(
+            Reason.NOT_UTF8, f"metric {name!r} holds half of a character, which no UTF-8 has"
+        ) from None
+    if is_long:
         raise DecodeError(Reason.STRING_TOO_LONG, f"metric {name!r} is longer than {MAX_STRING_BYTES} bytes")
     if "\0" in value:
         raise DecodeError(Reason.INVALID_METRIC, f"metric {name!r} holds a NUL character")

@@ -145,6 +145,8 @@ def _members(
             member = values.text(metric.name)
             if not member:
                 found.unknown.append(own)
+            elif member in members:
+                found.skip(own, DecodeError(Reason.SAME_NAME, "comes twice; the first is taken"))
             else:
                 _check(metric)
                 datatype = _type(metric, metric.datatype or known.by_name.get(own) or None)

@@ -185,6 +185,9 @@ def data_set(table: wire.DataSet, refuse: Callable[[str, DecodeError], None]) ->
             )
         cells: dict[str, object] = {}
         for column, datatype, element in zip(table.columns, table.types, row.elements, strict=True):
+            if column in cells:
+                refuse(f"{place}.{column}", DecodeError(Reason.SAME_NAME, "comes twice; the first is taken"))
+                continue
             if element.WhichOneof("value") is None:
                 cells[text(column)] = None
                 continue
