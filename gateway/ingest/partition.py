@@ -45,9 +45,7 @@ STEADY_SECONDS = 30.0
 
 RECONNECT_CAP_SECONDS = 30.0
 COUNTERS = (DROPPED_TOPIC,)
-"""Of the broker's own. A queue of a subscription at QoS 0 may live on one node alone (RabbitMQ): with that
-node gone the whole session could not be resumed anywhere, and over several brokers the count is of no use.
-"""
+"""Of the broker's own. Over several brokers they are of no use."""
 
 ASK_SECONDS = 0.5
 DRAIN_SECONDS = 10.0

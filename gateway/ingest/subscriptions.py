@@ -195,7 +195,7 @@ class Subscriptions:
 
     def _ask(self, filters: Sequence[str], copies: Copies | None) -> None:
         """Subscribes: all at once, or with their identifiers one by one in the order of the list."""
-        wanted = [_filter(pattern, mqtt5.QoS.AT_LEAST_ONCE) for pattern in filters]
+        wanted = [_filter(pattern) for pattern in filters]
         if copies is None:
             self._request = _Request(filters=tuple(filters), copies=copies, count=1)
             self._write(mqtt5.SubscribePacket(SUBSCRIBE_ID, wanted).write())
@@ -213,7 +213,7 @@ class Subscriptions:
             self._subscribed.set_result(None)
         elif self._subscription.optional and not self.ready.done():
             self._asks_optional = True
-            wanted = [_filter(pattern, mqtt5.QoS.AT_MOST_ONCE) for pattern in self._subscription.optional]
+            wanted = [_filter(pattern) for pattern in self._subscription.optional]
             self._write(mqtt5.SubscribePacket(OPTIONAL_ID, wanted).write())
         else:
             self._is_ready()
@@ -238,13 +238,16 @@ class Subscriptions:
             self.ready.set_result(None)
 
 
-def _filter(pattern: str, qos: mqtt5.QoS) -> mqtt5.TopicFilter:
+def _filter(pattern: str) -> mqtt5.TopicFilter:
     """With the flag only on what the broker had retained before, and not on live messages of devices that
     retain everything.
+
+    At QoS 1 whatever it is: what a lasting session has at QoS 0 RabbitMQ keeps in a queue on one node, and
+    with that node gone no other one resumes the session, although all have its queue of QoS 1.
     """
     return mqtt5.TopicFilter(
         pattern,
-        max_qos=qos,
+        max_qos=mqtt5.QoS.AT_LEAST_ONCE,
         retain_as_published=False,
         retain_handling=mqtt5.RetainHandling.SEND_IF_SUBSCRIPTION_NOT_EXISTS,
     )
