@@ -48,10 +48,7 @@ QUICK_END_SECONDS = 5.0
 """A session that ended sooner may have been ended by another client with our id."""
 
 COUNTERS = (DROPPED_TOPIC,)
-"""Counters that the broker publishes of itself. They are subscribed only where there is one broker: the queue
-of a subscription at QoS 0 may live on a single node (RabbitMQ), and without that node no other could resume
-the session.
-"""
+"""Counters that the broker publishes of itself. Over several brokers they are of no use."""
 
 ASK_SECONDS = 0.5
 """From the first node that is to be asked for its births to the asking, so that many are asked together."""

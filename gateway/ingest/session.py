@@ -276,20 +276,21 @@ class IngestSession(asyncio.BufferedProtocol):
 
     def _take(self, packet: mqtt5.PublishPacket, messages: list[Message]) -> None:
         packet_id = packet.packet_id
-        if packet_id is None and packet.topic.startswith("$SYS/"):
-            if packet.topic == DROPPED_TOPIC and packet.payload.isdigit() and len(packet.payload) < 19:
-                metrics.BROKER_DROPPED.set(int(packet.payload))
-            return
         if packet_id == 0 or packet.qos == 2 or packet.topic_alias is not None or not self._introduced:
             raise MalformedPacket(
                 "a PUBLISH with packet id 0, QoS 2 or a topic alias, or before the CONNACK: nothing of this"
                 " was agreed"
             )
-        copies = self._subscriptions.copies
-        if copies is not None and copies.is_surplus(packet.topic, packet.subscription_ids or ()):
-            messages.append((packet.topic, b"", packet_id, packet.retain))  # only acknowledged, in its turn
-            return
-        messages.append((packet.topic, packet.payload, packet_id, packet.retain))
+        copies, payload = self._subscriptions.copies, packet.payload
+        if packet.topic == DROPPED_TOPIC:
+            if payload.isdigit() and len(payload) < 19:
+                metrics.BROKER_DROPPED.set(int(payload))
+            if packet_id is None:
+                return
+            payload = b""  # acknowledged in its turn, and nothing more
+        elif copies is not None and copies.is_surplus(packet.topic, packet.subscription_ids or ()):
+            payload = b""
+        messages.append((packet.topic, payload, packet_id, packet.retain))
 
     def _control(self, packet: Packet) -> None:
         match packet:

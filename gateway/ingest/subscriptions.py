@@ -199,7 +199,7 @@ class Subscriptions:
 
     def _ask(self, filters: Sequence[str], copies: Copies | None) -> None:
         """Sends one SUBSCRIBE for all filters, or, where they overlap, one for each with its identifier."""
-        wanted = [_filter(pattern, mqtt5.QoS.AT_LEAST_ONCE) for pattern in filters]
+        wanted = [_filter(pattern) for pattern in filters]
         if copies is None:
             self._request = _Request(filters=tuple(filters), copies=copies, count=1)
             self._write(mqtt5.SubscribePacket(SUBSCRIBE_ID, wanted).write())
@@ -217,7 +217,7 @@ class Subscriptions:
             self._subscribed.set_result(None)
         elif self._subscription.optional and not self.ready.done():
             self._asks_optional = True
-            wanted = [_filter(pattern, mqtt5.QoS.AT_MOST_ONCE) for pattern in self._subscription.optional]
+            wanted = [_filter(pattern) for pattern in self._subscription.optional]
             self._write(mqtt5.SubscribePacket(OPTIONAL_ID, wanted).write())
         else:
             self._is_ready()
@@ -242,13 +242,16 @@ class Subscriptions:
             self.ready.set_result(None)
 
 
-def _filter(pattern: str, qos: mqtt5.QoS) -> mqtt5.TopicFilter:
+def _filter(pattern: str) -> mqtt5.TopicFilter:
     """A filter whose messages have the retain flag only where the broker had them retained before, not where
     a device sets it on every live message.
+
+    Always of QoS 1: RabbitMQ keeps what a persistent session subscribes at QoS 0 in a queue on one node. With
+    that node gone no other node resumes the session, although all have its queue of QoS 1.
     """
     return mqtt5.TopicFilter(
         pattern,
-        max_qos=qos,
+        max_qos=mqtt5.QoS.AT_LEAST_ONCE,
         retain_as_published=False,
         retain_handling=mqtt5.RetainHandling.SEND_IF_SUBSCRIPTION_NOT_EXISTS,
     )

@@ -314,10 +314,7 @@ async def test_a_control_session_that_has_served_is_over_wherever_it_is(mosquitt
         await ControlSession("test", settings, serve=serve).run()
 
 
-async def test_with_a_list_nothing_is_subscribed_at_qos_0(database: Database) -> None:
-    """RabbitMQ keeps what a lasting session subscribes at QoS 0 on one node: with that node gone no other one
-    resumed the session, whose queue they all had.
-    """
+async def test_with_a_list_the_broker_s_own_count_is_given_up(database: Database) -> None:
 
     async def nothing(_: Link) -> None: ...
 

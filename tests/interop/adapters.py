@@ -404,9 +404,9 @@ class Rabbit(Broker):
 
 class RabbitCluster(Rabbit):
     name, title = "rabbitmq-3", "RabbitMQ, three nodes"
-    configuration = "its MQTT plugin, quorum queues for sessions that last, prefetch 1,000"
+    configuration = "its MQTT plugin, quorum queues for sessions that last, consumer_disconnected_timeout 5 s, prefetch 1,000"
     nodes = 3
-    more = "mqtt.durable_queue_type = quorum\n"
+    more = "mqtt.durable_queue_type = quorum\nconsumer_disconnected_timeout = 5000\n"
 
 
 ADAPTERS: dict[str, Callable[[], Broker]] = {

@@ -27,10 +27,11 @@ from gateway.store.migrate import migrate
 from gateway.store.pool import Database
 from tests.interop.adapters import Broker, Missing
 from tests.interop.client import Client, Refused
-from tests.interop.suite import SESSION_SECONDS
+from tests.interop.suite import NODE_SECONDS, SESSION_SECONDS
 
 WINDOW = 200
 QUIET_SECONDS = 20.0
+POLL_SECONDS = 0.5
 STALL_SECONDS = 40.0
 """Without an acknowledgement, and the broker stands still. One that goes on may take as long as it likes."""
 
@@ -43,7 +44,6 @@ class Fleet:
         self._left = list(range(count))
         self._start = int(time.time()) - 2 * count
         self.acknowledged: set[int] = set()
-        self.refused = 0
 
     async def run(self) -> None:
         while self._left:
@@ -169,7 +169,7 @@ async def _run(broker: Broker, database: Database, trial: Trial, ports: Sequence
             running = await _up(settings, database)
         await fleet.until(publishing.done, "all is published")
         publishing.result()
-        stored = await _settled(database, count)
+        stored = await _settled(database, count, quiet_seconds(broker.nodes))
         held = await _numbers(database)
         return {
             "messages": count,
@@ -209,15 +209,22 @@ def _holder(broker: Broker) -> int:
     return 0
 
 
-async def _settled(database: Database, count: int) -> int:
-    """How many rows there are, once there are all or no more came for a while."""
+def quiet_seconds(nodes: int) -> float:
+    """How long nothing more comes until what is missing is lost."""
+    return NODE_SECONDS if nodes > 1 else QUIET_SECONDS
+
+
+async def _settled(database: Database, count: int, quiet: float) -> int:
+    """How many rows there are, once there are all or no more came for `quiet` seconds: what comes late is not
+    lost.
+    """
     stored, since = -1, time.monotonic()
-    while stored < count and time.monotonic() - since < QUIET_SECONDS:
+    while stored < count and time.monotonic() - since < quiet:
         async with database.connection() as connection:
             now: int = await connection.fetchval("select count(*) from telemetry")
         if now != stored:
             stored, since = now, time.monotonic()
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(POLL_SECONDS)
     return stored
 
 
