@@ -26,6 +26,9 @@ _PASSWORD_IN_URL = re.compile(r"(://[^/@\s:]*:)[^/@\s]+@")
 _QUIET = ("aiomqtt", "asyncio", "httpcore", "httpx", "mqtt", "uvicorn", "uvicorn.access", "uvicorn.error")
 """Libraries that speak below warning of what we say ourselves."""
 
+_SILENT = ("asyncpg.pool",)
+"""It warns, with a traceback, of each session that a database which is away refuses: we say that it is."""
+
 
 def setup(settings: LoggingSettings, *, stream: TextIO | None = None) -> None:
     """Every log line of this process goes to `stream` (stderr) from now on. Idempotent."""
@@ -65,6 +68,8 @@ def setup(settings: LoggingSettings, *, stream: TextIO | None = None) -> None:
     root.setLevel(level)
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
+    for name in _SILENT:
+        logging.getLogger(name).setLevel(logging.ERROR)
     logging.captureWarnings(capture=True)
 
 

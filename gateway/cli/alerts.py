@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.text import Text
 
 from gateway.alerts.life import said
-from gateway.cli.operate import DEFAULT, Config, Json, Operator, operate
+from gateway.cli.given import DEFAULT, Config
+from gateway.cli.operate import Json, Operator, operate
 from gateway.model.alert_life import OPEN_STATES, AlertState
 from gateway.store import alerts as store
 from gateway.store.alerts import Alert

@@ -13,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from gateway.cli import screen
-from gateway.cli.operate import DEFAULT, EVERY_SECRET, Config, Json, Operator, Yes, operate
+from gateway.cli.given import DEFAULT, Config
+from gateway.cli.operate import EVERY_SECRET, Json, Operator, Yes, operate
 from gateway.connections.apply import PlannedWork, alone, carry_out, prepare
 from gateway.model.declaration import ApplyPlan
 from gateway.model.errors import ConfigError

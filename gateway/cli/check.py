@@ -17,6 +17,7 @@ from rich.text import Text
 
 from connectors.registry import SYSTEMS
 from gateway import clock
+from gateway.cli.given import DEFAULT, Config
 from gateway.configuration import DeclaredConnection, Faults, Loaded, load
 from gateway.configuration.customers import unlisted
 from gateway.configuration.difference import RELOADED
@@ -42,9 +43,7 @@ class ConnectionSummary(TypedDict):
 
 
 def check(
-    config: Annotated[Path, typer.Option(help="The main configuration file.")] = Path(
-        "config/fieldgate.yaml"
-    ),
+    config: Config = DEFAULT,
     json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """Validate the files: every fault with file, line and path (exit 2), or a summary, with warnings.

@@ -14,7 +14,8 @@ from rich.text import Text
 
 from connectors.registry import SYSTEMS
 from gateway.cli import screen
-from gateway.cli.operate import DEFAULT, Config, Json, Operator, near_or_all, operate
+from gateway.cli.given import DEFAULT, Config
+from gateway.cli.operate import Json, Operator, near_or_all, operate
 from gateway.cli.screen import Column
 from gateway.configuration import secret
 from gateway.configuration.document import LocatedDocument

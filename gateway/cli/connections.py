@@ -14,7 +14,8 @@ from rich.text import Text
 
 from gateway import clock
 from gateway.cli import connection_screen, screen
-from gateway.cli.operate import DEFAULT, EVERY_SECRET, Config, Id, Json, Operator, Yes, near_misses, operate
+from gateway.cli.given import DEFAULT, Config
+from gateway.cli.operate import EVERY_SECRET, Id, Json, Operator, Yes, near_misses, operate
 from gateway.events.documents import issue_document, status_document
 from gateway.model.connection import State
 from gateway.model.errors import ConfigError

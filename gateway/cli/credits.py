@@ -8,7 +8,6 @@ import asyncio
 import os
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Annotated
 
 import orjson
@@ -19,6 +18,7 @@ from rich.text import Text
 
 from connectors.registry import SYSTEMS
 from gateway import clock
+from gateway.cli.given import DEFAULT, Config
 from gateway.cli.operate import check_current
 from gateway.configuration import load
 from gateway.model.credits import (
@@ -40,9 +40,7 @@ COLOURS = {Account.AVAILABLE: "green", Account.HELD: "yellow", Account.POSTED: "
 
 
 def credits(  # noqa: A001  the command's name
-    config: Annotated[Path, typer.Option(help="The main configuration file.")] = Path(
-        "config/fieldgate.yaml"
-    ),
+    config: Config = DEFAULT,
     last: Annotated[int, typer.Option(help="How many of the last transfers.", min=0, max=1000)] = 10,
     json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:

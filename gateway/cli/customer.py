@@ -12,7 +12,8 @@ from rich.text import Text
 
 from gateway.cells.mover import Mover
 from gateway.cli import screen
-from gateway.cli.operate import DEFAULT, Config, Json, Operator, Yes, operate
+from gateway.cli.given import DEFAULT, Config
+from gateway.cli.operate import Json, Operator, Yes, operate
 from gateway.cli.screen import Column
 from gateway.model.errors import ConfigError
 from gateway.store import moving

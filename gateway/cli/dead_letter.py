@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from gateway.cli import screen
-from gateway.cli.operate import DEFAULT, Config, Json, Operator, operate
+from gateway.cli.given import DEFAULT, Config
+from gateway.cli.operate import Json, Operator, operate
 from gateway.ingest.messages import Messages
 from gateway.model.errors import RequestRefused
 from gateway.store import dead_letters as store

@@ -18,7 +18,8 @@ from rich.text import Text
 from gateway import clock
 from gateway.cli import screen
 from gateway.cli.dead_letter import show
-from gateway.cli.operate import DEFAULT, Config, Json, Operator, Yes, operate
+from gateway.cli.given import DEFAULT, Config
+from gateway.cli.operate import Json, Operator, Yes, operate
 from gateway.cli.screen import Column
 from gateway.ingest.messages import Messages
 from gateway.model.errors import ConfigError, RequestRefused

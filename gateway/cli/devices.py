@@ -12,7 +12,8 @@ from rich.text import Text
 
 from gateway import clock
 from gateway.cli import screen
-from gateway.cli.operate import DEFAULT, NAMES, Config, Json, Operator, near_misses, operate
+from gateway.cli.given import DEFAULT, Config
+from gateway.cli.operate import NAMES, Json, Operator, near_misses, operate
 from gateway.cli.screen import Column
 from gateway.model.errors import ConfigError, RequestRefused
 from gateway.store.devices import DescribedDevice, Device, DeviceMetric, Devices

@@ -10,7 +10,6 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import orjson
@@ -22,7 +21,7 @@ from rich.text import Text
 from connectors.registry import SYSTEMS
 from gateway import clock
 from gateway.cli import screen
-from gateway.cli.given import checked_name
+from gateway.cli.given import DEFAULT, Config, checked_name
 from gateway.configuration import load
 from gateway.events.listening import listen
 from gateway.ingest.discover import Discovery
@@ -39,9 +38,7 @@ MAX_PAYLOAD = 1 << 20
 
 
 def discover(
-    config: Annotated[Path, typer.Option(help="The main configuration file.")] = Path(
-        "config/fieldgate.yaml"
-    ),
+    config: Config = DEFAULT,
     seconds: Annotated[float, typer.Option(min=1, max=3600, help="How long to listen.")] = 30.0,
     topic: Annotated[
         list[str] | None, typer.Option(help="An MQTT filter to listen to; may be given several times.")

@@ -16,7 +16,8 @@ from rich.text import Text
 
 from connectors.registry import SYSTEMS
 from gateway.cli import screen
-from gateway.cli.operate import DEFAULT, Config, Json, near_or_all
+from gateway.cli.given import DEFAULT, Config
+from gateway.cli.operate import Json, near_or_all
 from gateway.configuration import load
 from gateway.credentials.vault import Vault
 from gateway.doctor import CHECKS, Doctor

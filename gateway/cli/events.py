@@ -12,8 +12,8 @@ from rich.text import Text
 
 from gateway import clock
 from gateway.cli import screen
-from gateway.cli.given import duration
-from gateway.cli.operate import DEFAULT, Config, Json, Operator, near_or_all, operate
+from gateway.cli.given import DEFAULT, Config, duration
+from gateway.cli.operate import Json, Operator, near_or_all, operate
 from gateway.cli.screen import moment
 from gateway.events.cloudevent import cloud_event
 from gateway.model.errors import ConfigError

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from connectors.registry import SYSTEMS
 from gateway import clock
+from gateway.cli.given import DEFAULT, Config
 from gateway.configuration import DeclaredConnection, Loaded, load
 from gateway.ingest import explain as explaining
 from gateway.ingest.explain import Connected
@@ -45,9 +46,7 @@ def explain(
             help="TOPIC=PAYLOAD of a message before it: of Sparkplug a birth gives what follows its names."
         ),
     ] = None,
-    config: Annotated[Path, typer.Option(help="The main configuration file.")] = Path(
-        "config/fieldgate.yaml"
-    ),
+    config: Config = DEFAULT,
     retained: Annotated[
         bool, typer.Option("--retained", help="As a message that the broker had kept.")
     ] = False,

@@ -1,13 +1,23 @@
-"""What options are given: names and durations, each refused in one line that names the option."""
+"""What options are given: the configuration file; names and durations, refused in a line that names them."""
 
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
 
+import typer
 from pydantic import TypeAdapter, ValidationError
 
 from gateway.model.errors import ConfigError
 from gateway.settings_base import Duration, Identifier
+
+CONFIG_VARIABLE = "FIELDGATE_CONFIG"
+Config = Annotated[
+    Path, typer.Option(envvar=CONFIG_VARIABLE, help="The main configuration file, the daemon's.")
+]
+DEFAULT = Path("config/fieldgate.yaml")
+"""The file where neither option nor variable names one."""
 
 
 def checked_name(option: str, value: str) -> str:

@@ -6,7 +6,6 @@ import asyncio
 import os
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Annotated
 
 import orjson
@@ -16,6 +15,7 @@ from rich.text import Text
 
 from connectors.registry import SYSTEMS
 from gateway import clock
+from gateway.cli.given import DEFAULT, Config
 from gateway.cli.operate import check_current
 from gateway.configuration import load
 from gateway.store import incidents as store
@@ -27,9 +27,7 @@ FEW = 8
 
 
 def incidents(
-    config: Annotated[Path, typer.Option(help="The main configuration file.")] = Path(
-        "config/fieldgate.yaml"
-    ),
+    config: Config = DEFAULT,
     everything: Annotated[
         bool, typer.Option("--all", help="Closed ones too, latest first, a hundred at most.")
     ] = False,

@@ -14,6 +14,7 @@ import typer
 
 from connectors.registry import SYSTEMS
 from gateway.cli import screen
+from gateway.cli.given import DEFAULT, Config
 from gateway.cli.operate import check_current
 from gateway.configuration import load
 from gateway.configuration.usable import KEY_BYTES
@@ -31,9 +32,6 @@ app = typer.Typer(
     ),
     invoke_without_command=True,
 )
-
-Config = Annotated[Path, typer.Option(help="The main configuration file.")]
-DEFAULT = Path("config/fieldgate.yaml")
 
 
 class Key(TypedDict):

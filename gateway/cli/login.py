@@ -12,8 +12,8 @@ from rich.text import Text
 
 from gateway import clock
 from gateway.cli import screen
-from gateway.cli.given import checked_name
-from gateway.cli.operate import DEFAULT, Config, Json, Operator, operate
+from gateway.cli.given import DEFAULT, Config, checked_name
+from gateway.cli.operate import Json, Operator, operate
 from gateway.model.access import Role
 from gateway.store import access
 from gateway.store.access import LOGIN_SECONDS

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from connectors.registry import SYSTEMS
 from gateway.cli import screen
+from gateway.cli.given import DEFAULT, Config
 from gateway.configuration import load
 from gateway.store.migrate import migrate as apply
 from gateway.store.pool import Database
 
 
 def migrate(
-    config: Annotated[Path, typer.Option(help="The main configuration file.")] = Path(
-        "config/fieldgate.yaml"
-    ),
+    config: Config = DEFAULT,
 ) -> None:
     """Apply the database migrations that are missing (`run` does so too).
 

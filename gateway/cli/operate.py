@@ -39,13 +39,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Config = Annotated[Path, typer.Option(help="The main configuration file, the daemon's.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 Id = Annotated[str, typer.Argument(metavar="ID", help="The connection.")]
 Yes = Annotated[
     bool, typer.Option("--yes", help="Do not ask. Without a terminal nothing is done unless it is given.")
 ]
-DEFAULT = Path("config/fieldgate.yaml")
 
 POOL = 3
 NAMES = 10_000

@@ -10,7 +10,8 @@ from rich.text import Text
 
 from gateway import clock
 from gateway.cli import screen
-from gateway.cli.operate import DEFAULT, Config, Id, Json, Operator, operate
+from gateway.cli.given import DEFAULT, Config
+from gateway.cli.operate import Id, Json, Operator, operate
 from gateway.cli.screen import Column
 from gateway.events.record_documents import record_payload, versions_payload
 from gateway.model.errors import RequestRefused

@@ -14,6 +14,7 @@ import uvloop
 
 from connectors import registry
 from gateway import app, logs
+from gateway.cli.given import CONFIG_VARIABLE, DEFAULT
 from gateway.configuration import Loaded
 from gateway.model.errors import ConfigError, FieldgateError, fault_of
 from gateway.processes.forked import Forked, fork
@@ -22,14 +23,13 @@ from gateway.settings import LoggingSettings
 
 log = structlog.get_logger(__name__)
 
-DEFAULT_CONFIG = Path("config/fieldgate.yaml")
-
 
 def run(
     config: Annotated[
         Path | None,
         typer.Option(
-            help="The main configuration file; without --embedded, config/fieldgate.yaml is the default."
+            envvar=CONFIG_VARIABLE,
+            help="The main configuration file; without --embedded, config/fieldgate.yaml is the default.",
         ),
     ] = None,
     embedded: Annotated[
@@ -46,9 +46,7 @@ def run(
     forked = fork(_answer_http)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            runner.run(
-                _embedded(config, data_dir, forked) if embedded else _serve(config or DEFAULT_CONFIG, forked)
-            )
+            runner.run(_embedded(config, data_dir, forked) if embedded else _serve(config or DEFAULT, forked))
         except (FieldgateError, BaseExceptionGroup) as error:
             fault = fault_of(error)
             if fault is not None and not isinstance(fault, ConfigError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Annotated
 
 import orjson
@@ -13,6 +12,7 @@ from rich.syntax import Syntax
 
 from connectors.registry import SYSTEMS
 from gateway.cli import screen
+from gateway.cli.given import DEFAULT, Config
 from gateway.cli.screen import Column
 from gateway.configuration import load
 from gateway.payloads import presets
@@ -26,9 +26,7 @@ app = typer.Typer(
 
 @app.command("list")
 def list_sources(
-    config: Annotated[Path, typer.Option(help="The main configuration file.")] = Path(
-        "config/fieldgate.yaml"
-    ),
+    config: Config = DEFAULT,
     json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """List the sources of the configuration, each with what it subscribes.

@@ -15,7 +15,8 @@ from rich.text import Text
 
 from gateway import clock
 from gateway.cli import screen
-from gateway.cli.operate import DEFAULT, Config, Id, Json, Operator, Yes, operate
+from gateway.cli.given import DEFAULT, Config
+from gateway.cli.operate import Id, Json, Operator, Yes, operate
 from gateway.cli.sync_records import Outcome, sync_records
 from gateway.model.connection import State
 from gateway.model.errors import ConfigError

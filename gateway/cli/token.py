@@ -12,8 +12,8 @@ from rich.text import Text
 
 from gateway import clock
 from gateway.cli import screen
-from gateway.cli.given import checked_name, duration
-from gateway.cli.operate import DEFAULT, Config, Json, Operator, Yes, near_misses, operate
+from gateway.cli.given import DEFAULT, Config, checked_name, duration
+from gateway.cli.operate import Json, Operator, Yes, near_misses, operate
 from gateway.cli.screen import Column
 from gateway.model.access import Role
 from gateway.model.errors import RequestRefused

@@ -17,8 +17,8 @@ from rich.text import Text
 from gateway import clock
 from gateway.cli import screen
 from gateway.cli.events import event_type
-from gateway.cli.given import checked_name, duration
-from gateway.cli.operate import DEFAULT, Config, Json, Operator, Yes, near_misses, operate
+from gateway.cli.given import DEFAULT, Config, checked_name, duration
+from gateway.cli.operate import Json, Operator, Yes, near_misses, operate
 from gateway.cli.screen import Column
 from gateway.credentials.endpoint_secrets import EndpointSealer
 from gateway.events.webhook_service import WebhookService

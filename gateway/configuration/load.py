@@ -23,7 +23,7 @@ from gateway.settings import ConnectionSettings, Settings
 MAX_STREAMS = 100
 """Of a connection's own, as settings take them."""
 
-_ADVICE = "name yours with --config, or start from config/fieldgate.yaml of the project"
+_ADVICE = "name yours with --config or FIELDGATE_CONFIG, or start from config/fieldgate.yaml of the project"
 
 
 class SystemModels(Protocol):

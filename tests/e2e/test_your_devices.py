@@ -97,9 +97,14 @@ async def test_the_page_leads_from_a_fleet_to_its_first_reading(
 
     fourth.stays_in(steps.block("python3 -c"), enterable / "readings.log")
     await wait_until(lambda: is_listening(int(port)), what="the receiver is there", seconds=20)
-    seen = third.types(page.block("fieldgate apply"))
-    assert "done: 1 of 1" in seen
-    assert ("energy", "number", "unmapped") not in metrics_of(seen) and metrics_of(seen)
+    declared, _, look = page.block("fieldgate apply").partition("sleep 5; ")
+    assert "done: 1 of 1" in third.types(declared)
+
+    def is_mapped() -> bool:
+        metrics = metrics_of(third.types(look))
+        return bool(metrics) and ("energy", "number", "unmapped") not in metrics
+
+    await wait_until(is_mapped, what="energy feeds a meter", seconds=60, every=0.5)
 
     def readings() -> list[dict[str, object]]:
         lines = (enterable / "readings.log").read_text().splitlines()

@@ -123,3 +123,18 @@ async def test_the_proxy_keeps_what_is_for_the_machine_and_logs_no_secret(front:
 
     await wait_until(logged, what="the proxy has logged them")
     assert "s3cret" not in front.log.read_text()
+
+
+def test_what_the_routes_of_traefik_name_its_own_configuration_has() -> None:
+    own, routes = (
+        yaml.safe_load(found)
+        for found in re.findall(
+            r"^```yaml\n(.*?)^```", PAGE.partition("## Traefik")[2], re.MULTILINE | re.DOTALL
+        )
+    )
+    router = routes["http"]["routers"]["fieldgate"]
+    assert {*router["entryPoints"]} <= own["entryPoints"].keys()
+    assert own["entryPoints"]["web"]["http"]["redirections"]["entryPoint"]["to"] in router["entryPoints"]
+    assert router["tls"]["certResolver"] in own["certificatesResolvers"]
+    assert f"`{own['providers']['file']['filename']}`" in PAGE
+    assert {"RequestPath", "RequestLine"} <= own["accessLog"]["fields"]["names"].keys()

@@ -56,6 +56,26 @@ def test_every_command_has_an_example_in_its_help_that_it_would_take(name: str) 
         ALL[name].make_context(name, rest, resilient_parsing=False)
 
 
+@pytest.mark.parametrize("name", sorted(ALL))
+def test_every_command_takes_the_configuration_from_the_environment(name: str) -> None:
+    """Commands can be copied from a page as they stand, with one line before them that names the file."""
+    taken = [option.envvar for option in ALL[name].params if "--config" in option.opts]
+    assert taken in ([], ["FIELDGATE_CONFIG"])
+
+
+def test_the_configuration_that_the_environment_names_is_read_unless_the_option_names_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "other"):
+        run("init", str(tmp_path / name), "--customer", name)
+    monkeypatch.setenv("FIELDGATE_CONFIG", str(tmp_path / "one" / "fieldgate.yaml"))
+    named = ("--config", str(tmp_path / "other" / "fieldgate.yaml"))
+    for option, customer in (((), "one"), (named, "other")):
+        done = run("check", "--json", *option)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["customers"] == [customer]
+
+
 # what a command imports
 
 

@@ -83,6 +83,12 @@ def test_libraries_are_routed_in(stream: io.StringIO) -> None:
     )
 
 
+def test_a_pool_whose_database_is_away_fills_no_log_with_tracebacks(stream: io.StringIO) -> None:
+    logs.setup(LoggingSettings(level="debug"), stream=stream)
+    logging.getLogger("asyncpg.pool").warning("Failed to restore the pool connection floor; retrying")
+    assert stream.getvalue() == ""
+
+
 def test_an_exception_keeps_its_traceback(stream: io.StringIO) -> None:
     logs.setup(LoggingSettings(), stream=stream)
     try:

@@ -7,10 +7,12 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import certifi
 import pytest
+import yaml
 
 from connectors.registry import SYSTEMS
 from gateway.configuration import Faults, Loaded, load
@@ -83,6 +85,30 @@ def test_the_configuration_of_the_compose_file_passes_the_check(tmp_path: Path) 
         ).settings.http.listen
         == "0.0.0.0:8080"
     )
+
+
+def pieces() -> Iterator[tuple[str, dict[str, object]]]:
+    """Page and sections of the main file, or a list of sources, as they are shown there."""
+    for path in sorted((ROOT / "docs").glob("*.md")):
+        for block in re.findall(r"^```yaml\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL):
+            found = yaml.safe_load(block)
+            piece = {"telemetry": {"sources": found}} if isinstance(found, list) else found
+            is_another_programs = "loadBalancer" in block  # whose section is called `http`, too
+            if piece.keys() <= Settings.model_fields.keys() and not is_another_programs:
+                yield path.name, piece
+
+
+@pytest.mark.parametrize(
+    ("page", "piece"), list(pieces()), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_a_piece_of_the_configuration_on_a_page_passes_the_check(
+    tmp_path: Path, page: str, piece: dict[str, object]
+) -> None:
+    whole = {"customers": ["acme", "globex"], "security": {"encryption_keys": ["${env:KEY}"]}, **piece}
+    text = yaml.safe_dump(whole)
+    (tmp_path / "fieldgate.yaml").write_text(text)
+    environ = dict.fromkeys(re.findall(r"\$\{env:(\w+)\}", text), SECRETS["FIELDGATE_KEY"])
+    assert load(tmp_path / "fieldgate.yaml", environ, systems=SYSTEMS), page
 
 
 def test_a_sample_with_a_fault_does_not_pass(tmp_path: Path) -> None:

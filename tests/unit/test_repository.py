@@ -434,6 +434,7 @@ def test_alert_rules_name_sections_of_the_operations_page() -> None:
     "command",
     [
         ("check", "config", "prometheus.yml"),
+        ("check", "config", "local.yml"),
         ("check", "rules", "rules.yml"),
         ("test", "rules", "rules_test.yml"),
     ],
