@@ -111,16 +111,10 @@ async def create(
             f"{customer!r} has {MAX_TOKENS} tokens in use: revoke those that it does not need.",
         )
     made = NewToken(token_id=secrets.token_hex(6), token=_MARK + new_secret())
-    stored = await database.fetchval(
-        sql("access_token_create"),
-        made.token_id,
-        hashed(made.token),
-        name,
-        role,
-        customer,
-        expires_at,
-        MAX_ENDED_TOKENS,
-    )
+    how = (made.token_id, hashed(made.token), name, role, customer, expires_at, MAX_ENDED_TOKENS)
+    async with database.transaction() as connection:
+        await connection.execute(sql("access_token_lapse"), name, customer)
+        stored = await connection.fetchval(sql("access_token_create"), *how)
     if stored is None:
         raise RequestRefused(
             "request.conflict", f"A token named {name!r} is in use; revoke it, or choose another name."

@@ -90,6 +90,19 @@ async def test_names_are_unique_among_tokens_in_use(database: Database) -> None:
     ]
 
 
+async def test_the_name_of_a_token_that_has_expired_is_free(database: Database) -> None:
+    """As for a program that makes the next one when the last has ended."""
+    end = datetime.now(UTC) + timedelta(hours=1)
+    for customer in (None, "acme"):
+        await access.create(database, name="ci", role=Role.VIEWER, customer=customer, expires_at=end)
+        await execute(database, "update api_token set expires_at = now() - interval '1 s'")
+        made = await access.create(database, name="ci", role=Role.VIEWER, customer=customer)
+        assert await access.identify(database, made.token) is not None
+        with pytest.raises(RequestRefused, match="in use"):
+            await access.create(database, name="ci", role=Role.VIEWER, customer=customer)
+        await execute(database, "update api_token set revoked_at = now()")
+
+
 async def test_a_name_that_another_customer_has_is_free(database: Database) -> None:
     """Else who makes a token learns by it which names others have."""
     made = [
