@@ -41,15 +41,20 @@ def key_of(parts: Sequence[object], body: object) -> str:
     record without any, or without one of several, is called by the digest of its body, so that it is never
     lost.
     """
-    texts = [text_of(part) for part in parts]
-    if not any(texts) or any(not text and part != "" for text, part in zip(texts, parts, strict=True)):
+    if not names_record(parts):
         return f"~{_digest(write_json(body, is_sorted=True))}"
+    texts = [text_of(part) for part in parts]
     text = texts[0] if len(texts) == 1 else orjson.dumps(texts).decode()
     if text.isprintable() and len(text) <= MAX_KEY_LENGTH and len(text.encode()) <= MAX_KEY_BYTES:
         return text
     shown = "".join(letter if letter.isprintable() else "?" for letter in text)[:_SHOWN_LENGTH]
     shown = shown.encode()[:_SHOWN_BYTES].decode(errors="ignore")
     return f"{shown}~{_digest(text.encode('utf-8', 'surrogatepass'))}"
+
+
+def names_record(parts: Sequence[object]) -> bool:
+    """Whether these are a key: none is missing, and not all are empty."""
+    return any(map(text_of, parts)) and all(text_of(part) or part == "" for part in parts)
 
 
 def text_of(value: object) -> str:

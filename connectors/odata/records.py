@@ -10,7 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from connectors.kit.inbound import is_ascending, key_of, known, pack, page_at, place_at, text_of, unpack
+from connectors.kit.inbound import (
+    is_ascending,
+    key_of,
+    known,
+    names_record,
+    pack,
+    page_at,
+    place_at,
+    text_of,
+    unpack,
+)
 from connectors.kit.odata.query import modified_within, next_of, target
 from connectors.kit.odata.service import Service
 from connectors.kit.odata.values import Version, decode_instant, text_literal
@@ -87,7 +97,7 @@ class Sets:
         place = {} if cursor is None else unpack(cursor)
         rows, link, _ = await self._page(name, stream, query, place, cursor)
         held = [row for row in rows if gone is None or not gone.say(row.get(gone.path))]
-        return KeyPage(keys=[to_entity_key(stream, row) for row in held], cursor=_link(link))
+        return KeyPage(keys=[_key_alone(name, stream, row) for row in held], cursor=_link(link))
 
     def _named(self, name: str) -> SetStream:
         return self._streams[known(self.inbound, name, where="settings.streams").name]
@@ -123,7 +133,7 @@ def to_record(stream: SetStream, row: Row) -> InboundRecord:
     progress, gone = stream.progress, stream.deleted
     body = {name: value for name, value in row.items() if not name.startswith("@")}
     return InboundRecord(
-        key=to_entity_key(stream, row),
+        key=key_of(_parts(stream, row), dict(row)),
         modified_at=decode_instant(row.get(stream.modified)) if stream.modified else None,
         body=body,
         is_deleted=gone is not None and gone.say(row.get(gone.path)),
@@ -136,10 +146,22 @@ def _records(stream: SetStream, rows: Sequence[Row]) -> list[InboundRecord]:
     return [to_record(stream, row) for row in rows]
 
 
-def to_entity_key(stream: SetStream, row: Row) -> str:
-    """What the record of an entity is called, by the properties of its key alone."""
-    named = {name: row.get(name) for name in stream.keys}
-    return key_of(list(named.values()), named)
+def _key_alone(name: str, stream: SetStream, row: Row) -> str:
+    """What the record of an entity is called, where nothing but its key was read. Raises BadConfiguration for
+    one that is called by its body: it would not be met, and be taken for deleted.
+    """
+    parts = _parts(stream, row)
+    if not names_record(parts):
+        lacking = " and ".join(stream.keys)
+        raise BadConfiguration(
+            f"a record of {stream.entity_set} has no {lacking}, so deletions cannot be seen: check"
+            f" settings.streams.{name}.key"
+        )
+    return key_of(parts, None)
+
+
+def _parts(stream: SetStream, row: Row) -> list[object]:
+    return [row.get(name) for name in stream.keys]
 
 
 def _selected(stream: SetStream) -> tuple[str, ...]:

@@ -4,21 +4,23 @@ is brought within bounds, and never a fault of our own.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from connectors.http_json.records import Lists, parameters
 from connectors.http_json.streams import ListStream
-from connectors.kit.inbound import key_of, pack, unpack
+from connectors.kit.answer import Answer
+from connectors.kit.inbound import key_of, pack, text_of, unpack
 from connectors.kit.json_text import parse_json, write_json
 from connectors.kit.odata.batch import read_json
-from connectors.odata.records import Sets, to_entity_key, to_record
+from connectors.odata.records import Sets
 from connectors.odata.settings import SetStream as ODataStream
 from connectors.tryton import records as tryton
 from connectors.tryton.mapping import whole
@@ -263,15 +265,51 @@ def test_keys_that_differ_only_in_how_a_letter_is_written_name_two_records() -> 
     assert composed != apart and topic_level(composed) != topic_level(apart)
 
 
-@given(
-    st.fixed_dictionaries(
-        {"ItemNo": st.text(max_size=4) | st.none(), "Variant": st.text(max_size=4) | st.integers()}
-    ),
-    st.dictionaries(st.text(min_size=1), st.integers()),
-)
-def test_a_walk_of_keys_calls_an_entity_as_its_record_is_called(
-    key: dict[str, object], rest: dict[str, object]
+class Service:
+    """A set of entities; asked for properties it gives no others."""
+
+    def __init__(self, *rows: dict[str, object]) -> None:
+        self._rows = rows
+
+    async def get(self, _: str, query: str, *, page_size: int) -> Answer:
+        names = query.partition("$select=")[2].partition("&")[0].split(",")
+        asked = [{k: v for k, v in row.items() if names == [""] or k in names} for row in self._rows]
+        return Answer(status=200, headers={}, body=b"", json={"value": asked}, request_id=str(page_size))
+
+    def rows(self, answer: Answer, _: str) -> object:
+        assert isinstance(answer.json, dict)
+        return answer.json["value"]
+
+
+PART = st.text(max_size=3) | st.integers(0, 3) | st.none()
+
+
+@given(st.lists(st.tuples(PART, PART, st.integers()), min_size=1, max_size=5))
+@example([("A1", "", 1), ("A1", "red", 2)])
+@example([("A1", None, 1), ("A1", None, 2), ("A2", "", 3)])
+async def test_a_walk_of_keys_meets_every_entity_by_the_name_of_its_record_or_says_that_it_cannot(
+    entities: list[tuple[object, object, int]],
 ) -> None:
-    """Whatever its key is: else what is there would be taken for deleted."""
+    """Else what is there would be taken for deleted; and no two entities are one record."""
+    rows: list[dict[str, object]] = [
+        {"ItemNo": item, "Variant": variant, "At": "2027-03-01T12:00:00Z", "n": number}
+        for item, variant, number in entities
+    ]
     stream = ODataStream(entity_set="Items", key=("ItemNo", "Variant"), modified="At")
-    assert to_record(stream, {**rest, **key}).key == to_entity_key(stream, key)
+    sets = Sets(Service(*rows), {"items": stream})  # type: ignore[arg-type]
+    whole = all(
+        item is not None and variant is not None and f"{item}{variant}" for item, variant, _ in entities
+    )
+    if any(text_of(part) for item, variant, _ in entities for part in (item, variant)):
+        records = (await sets.pull("items", None, NOON, None)).records
+        bodies = {json.dumps(record.body, sort_keys=True): record.key for record in records}
+        if not whole:
+            unnamed = [record.key for record in records if record.key.startswith("~")]
+            assert unnamed and len(set(unnamed)) == sum(key.startswith("~") for key in bodies.values())
+            with pytest.raises(BadConfiguration, match="deletions cannot be seen"):
+                await sets.keys("items", None)
+        else:
+            assert (await sets.keys("items", None)).keys == [record.key for record in records]
+    else:
+        with pytest.raises(BadConfiguration, match="no record of Items has"):
+            await sets.keys("items", None)
