@@ -86,13 +86,11 @@ class Exporting:
     def span(self, name: str, parent: str | None, attributes: Mapping[str, object]) -> Iterator[None]:
         """The block as a span."""
         context = None if parent is None else self._propagator.extract({"traceparent": parent})
-        kind = (
-            SpanKind.SERVER
-            if name in _SERVERS
-            else SpanKind.CLIENT
-            if name in _CLIENTS
-            else SpanKind.INTERNAL
-        )
+        kind = SpanKind.INTERNAL
+        if name in _SERVERS:
+            kind = SpanKind.SERVER
+        elif name in _CLIENTS:
+            kind = SpanKind.CLIENT
         with self._tracer.start_as_current_span(
             name,
             context=context,

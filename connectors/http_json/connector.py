@@ -237,12 +237,16 @@ def build(built_from: ConnectorSettings) -> HttpJsonConnector:
 
 
 def _capabilities(settings: HttpJsonSettings) -> Capabilities:
-    push: Push = (
-        "single" if settings.send == "each" else "bulk_opaque" if settings.results is None else "bulk_partial"
-    )
-    dedup: Dedup = (
-        "upsert" if settings.deduplicates else "none" if settings.read_back is None else "client_ref"
-    )
+    push: Push = "bulk_opaque"
+    if settings.send == "each":
+        push = "single"
+    elif settings.results is not None:
+        push = "bulk_partial"
+    dedup: Dedup = "none"
+    if settings.deduplicates:
+        dedup = "upsert"
+    elif settings.read_back is not None:
+        dedup = "client_ref"
     return replace(
         MANIFEST.capabilities,
         push=push,

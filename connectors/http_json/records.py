@@ -101,11 +101,7 @@ class Lists:
         lowest = since if place.since is None else place_at(place.since)
         listed = await self._page(name, stream, stream.query, (lowest, until), place, cursor)
         following = self._following(name, stream, listed, place, lowest)
-        records = [
-            record
-            async for row, key in in_turns(zip(listed.rows, listed.keys, strict=True))
-            if (record := to_record(stream, row, key, before=until)) is not None
-        ]
+        records = await _records(stream, listed, before=until)
         return InboundPage(
             records=records,
             cursor=None if following is None else following.packed(),
@@ -118,11 +114,7 @@ class Lists:
         place = _place(cursor)
         listed = await self._page(name, stream, stream.open_query or {}, None, place, cursor)
         following = self._following(name, stream, listed, place, None, ordered=False)
-        records = [
-            record
-            async for row, key in in_turns(zip(listed.rows, listed.keys, strict=True))
-            if (record := to_record(stream, row, key, before=None)) is not None
-        ]
+        records = await _records(stream, listed, before=None)
         return InboundPage(records=records, cursor=None if following is None else following.packed())
 
     async def keys(self, name: str, cursor: str | None) -> KeyPage:
@@ -330,6 +322,16 @@ def to_record(stream: ListStream, row: object, key: str, *, before: datetime | N
         progress=None if stream.progress is None else stream.progress.of(read(row, stream.progress.path)),
         reference=(text_of(read(row, stream.reference)) or None) if stream.reference else None,
     )
+
+
+async def _records(stream: ListStream, listed: Listed, *, before: datetime | None) -> list[InboundRecord]:
+    """The records of a page; those that changed at `before` or later are left out."""
+    records = []
+    async for row, key in in_turns(zip(listed.rows, listed.keys, strict=True)):
+        record = to_record(stream, row, key, before=before)
+        if record is not None:
+            records.append(record)
+    return records
 
 
 def _place(cursor: str | None) -> WalkPlace:

@@ -313,11 +313,12 @@ def _words(answer: Answer) -> str:
         return ""
     faults = document.get("errors")
     if isinstance(faults, list):
-        return "; ".join(
-            " ".join(text for text in (fault.get("fieldPath"), fault.get("error")) if isinstance(text, str))
-            for fault in faults[:5]
-            if isinstance(fault, dict)
-        )[:400]
+        told = []
+        for fault in faults[:5]:
+            if isinstance(fault, dict):
+                parts = (fault.get("fieldPath"), fault.get("error"))
+                told.append(" ".join(part for part in parts if isinstance(part, str)))
+        return "; ".join(told)[:400]
     error = document.get("error")
     return error[:400] if isinstance(error, str) else ""
 

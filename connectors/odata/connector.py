@@ -87,9 +87,11 @@ class ODataConnector:
             json_batch=settings.batch == "json",
         )
         self._sets = Sets(self._service, settings.streams)
-        dedup: Dedup = (
-            "natural_key" if settings.unique_key else "client_ref" if settings.properties.key else "none"
-        )
+        dedup: Dedup = "none"
+        if settings.unique_key:
+            dedup = "natural_key"
+        elif settings.properties.key:
+            dedup = "client_ref"
         self._capabilities = replace(
             MANIFEST.capabilities,
             max_items=settings.max_items,

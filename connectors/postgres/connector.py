@@ -207,16 +207,13 @@ class PostgresConnector:
             changed: dict[str, bool] = {record[0]: record[1] for record in applied}
             missing = [row for row in distinct.values() if row.key not in changed]
             later = await self._later(session, missing) if missing and self._positioned else {}
-        return [
-            (
-                Superseded(position=later[row.key])
-                if row.key in later
-                else Accepted()
-                if changed.get(row.key)
-                else Duplicate()
-            )
-            for row in rows
-        ]
+
+        def outcome(row: TableRow) -> Outcome:
+            if row.key in later:
+                return Superseded(position=later[row.key])
+            return Accepted() if changed.get(row.key) else Duplicate()
+
+        return [outcome(row) for row in rows]
 
     async def _later(self, session: Session, rows: Sequence[TableRow]) -> dict[str, int | None]:
         """The positions of what stands in place of these rows, which are earlier."""

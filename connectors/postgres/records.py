@@ -288,11 +288,15 @@ class Horizon:
         earliest = now - patience
         if is_standby:  # who is at work at its primary cannot be seen
             return min(replayed - patience, earliest) if isinstance(replayed, datetime) else earliest
-        self._began = {
-            name: begin if isinstance(begin, datetime) else self._began.get(name, self._looked_at or earliest)
-            for name, begin in ((row[4], row[5]) for row in rows)
-            if isinstance(name, str)
-        }
+        began: dict[str, datetime] = {}
+        for row in rows:
+            name, begin = row[4], row[5]
+            if not isinstance(name, str):
+                continue
+            if not isinstance(begin, datetime):  # not told: it was there by the last look, or began since
+                begin = self._began.get(name, self._looked_at or earliest)
+            began[name] = begin
+        self._began = began
         self._looked_at = now
         bounds = [now - _MARGIN, *self._began.values()]
         if isinstance(prepared, datetime):  # it began at some time before

@@ -108,11 +108,11 @@ class S4hanaConnector:
     async def push(self, batch: Batch) -> Sequence[Outcome]:
         """One document for each reading, each in a changeset of its own."""
         points = await self._numbers(batch.readings)
-        outcomes: dict[str, Outcome] = {
-            reading.key: point
-            for reading in batch.readings
-            if isinstance(point := points[reading.meter], Rejected)
-        }
+        outcomes: dict[str, Outcome] = {}
+        for reading in batch.readings:
+            point = points[reading.meter]
+            if isinstance(point, Rejected):
+                outcomes[reading.key] = point
         pointed = _pointed(batch.readings, points)
         outcomes.update(
             (item[0].key, outcome)
@@ -231,7 +231,8 @@ def build(built_from: ConnectorSettings) -> S4hanaConnector:
 
 
 def _pointed(readings: Sequence[Reading], points: Mapping[str, str | Rejected]) -> list[Pointed]:
-    return [(reading, point) for reading in readings if isinstance(point := points[reading.meter], str)]
+    pairs = ((reading, points[reading.meter]) for reading in readings)
+    return [(reading, point) for reading, point in pairs if isinstance(point, str)]
 
 
 def _number(row: Mapping[str, object]) -> str | None:

@@ -109,11 +109,11 @@ class TrytonConnector:
             return []
         catalogue = await self._controls.catalogue({reading.meter for reading in batch.readings})
         now = _monotonic()
-        outcomes: dict[str, Outcome] = {
-            item.key: bad
-            for item in batch.readings
-            if (bad := self._bad_meters.get(item.meter, monotonic=now)) is not None
-        }
+        outcomes: dict[str, Outcome] = {}
+        for item in batch.readings:
+            bad = self._bad_meters.get(item.meter, monotonic=now)
+            if bad is not None:
+                outcomes[item.key] = bad
         sendable = [reading for reading in batch.readings if reading.key not in outcomes]
         refused, drafts = to_drafts(self._connection, sendable, catalogue, company=self._settings.company)
         outcomes.update(refused)
@@ -139,12 +139,11 @@ class TrytonConnector:
         may still bring.
         """
         held = await self._held({reference_of(self._connection, reading) for reading in readings})
-        found = {
-            reading.key: remote
-            for reading in readings
-            if (remote := to_remote(reading, held.get(reference_of(self._connection, reading), [])))
-            is not None
-        }
+        found: dict[str, RemoteReading] = {}
+        for reading in readings:
+            remote = to_remote(reading, held.get(reference_of(self._connection, reading), []))
+            if remote is not None:
+                found[reading.key] = remote
         left = self._settled_monotonic - _monotonic()
         if len(found) < len(readings) and left > 0:
             raise Unavailable("a request that got no answer may still be at work in Tryton", retry_after=left)

@@ -304,9 +304,9 @@ def to_time(tagged: object) -> datetime | None:
     if not isinstance(tagged, dict) or tagged.get("__class__") != "datetime":
         return None
     names = ("year", "month", "day", "hour", "minute", "second", "microsecond")
-    year, month, day, hour, minute, second, micro = (
-        part if isinstance(part := tagged.get(name, 0), int) else -1 for name in names
-    )
+    parts = [tagged.get(name, 0) for name in names]
+    # -1 is in no date: it is refused below
+    year, month, day, hour, minute, second, micro = (part if isinstance(part, int) else -1 for part in parts)
     try:
         return datetime(year, month, day, hour, minute, second, micro, tzinfo=UTC)
     except (ValueError, OverflowError):

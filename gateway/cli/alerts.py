@@ -37,7 +37,11 @@ def alerts(
 
     Example: fieldgate alerts --customer acme --state raised
     """
-    states = [str(each) for each in state] if state else None if everything else sorted(map(str, OPEN_STATES))
+    states: list[str] | None = sorted(map(str, OPEN_STATES))
+    if state:
+        states = [str(each) for each in state]
+    elif everything:
+        states = None
     found = operate(config, lambda operator: _read(operator, customer, connection, states))
     if json:
         print(orjson.dumps([asdict(alert) for alert in found], option=orjson.OPT_UTC_Z).decode())

@@ -117,14 +117,10 @@ def _show(plan: ApplyPlan) -> None:
         ("unchanged", plan.unchanged),
     )
     words = [f"{len(names)} {what}" for what, names in counts if names]
-    console.print(
-        Text(
-            "nothing to do" + (f": {', '.join(words)}" if words else "")
-            if plan.is_empty
-            else ", ".join(words),
-            style="bold",
-        )
-    )
+    told = ", ".join(words)
+    if plan.is_empty:
+        told = f"nothing to do: {told}" if words else "nothing to do"
+    console.print(Text(told, style="bold"))
 
 
 def _lines(sign: str, style: str, names: Sequence[str], words: Sequence[str]) -> None:

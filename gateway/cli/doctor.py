@@ -89,9 +89,11 @@ def _show(console: Console, report: Report) -> None:
         if each.check in kept_away:  # each for one reason: said once, below
             continue
         found, unseen = each.looked.findings, each.looked.unseen
-        mark, style = (
-            ("!", "bold red") if found else ("?", "yellow") if not each.looked.made else ("+", "green")
-        )
+        mark, style = "+", "green"
+        if found:
+            mark, style = "!", "bold red"
+        elif not each.looked.made:
+            mark, style = "?", "yellow"
         said = "" if found else each.looked.said
         console.print(Text.assemble((f"{mark} ", style), (f"{each.check:<14}", "bold"), f" {said}"))
         for finding in found:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Annotated, Any
@@ -70,13 +70,11 @@ def main() -> None:
         fault = fault_of(error)
         if fault is None:
             raise
-        advice = (  # a command asks once; the daemon waits, and says so in its log
-            "; start PostgreSQL or correct database.dsn"
-            if isinstance(fault, StoreUnavailable)
-            else "; start the broker or correct broker.url"
-            if isinstance(fault, BrokerRefused)
-            else ""
-        )
+        advice = ""  # a command asks once; the daemon waits, and says so in its log
+        if isinstance(fault, StoreUnavailable):
+            advice = "; start PostgreSQL or correct database.dsn"
+        elif isinstance(fault, BrokerRefused):
+            advice = "; start the broker or correct broker.url"
         _complain(f"{fault}{advice}")
         sys.exit(EXIT_CONFIGURATION if isinstance(fault, ConfigError) else EXIT_FAILURE)
     except BrokenPipeError:
@@ -132,7 +130,11 @@ def build(arguments: Sequence[str]) -> typer.Typer:
     asked = arguments[0] if arguments else ""
     if asked and not asked.startswith("-") and asked not in COMMANDS:
         return _named(app)
-    wanted = (asked,) if asked in COMMANDS else () if asked == "--version" else COMMANDS
+    wanted: Collection[str] = COMMANDS
+    if asked in COMMANDS:
+        wanted = (asked,)
+    elif asked == "--version":
+        wanted = ()
     gc.disable()  # what importing makes is no garbage: looking for some takes a tenth of the time
     for name in wanted:
         place = f"gateway.cli.{name.replace('-', '_')}"

@@ -60,7 +60,10 @@ def dotted(path: KeyPath) -> str:
     """`connections[2].meters[0].device`."""
     text = ""
     for key in path:
-        text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else key
+        if isinstance(key, int):
+            text += f"[{key}]"
+        else:
+            text += f".{key}" if text else key
     return text
 
 

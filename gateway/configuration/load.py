@@ -93,12 +93,12 @@ def load(
     settings = _settings(document, fallback or {}, faults)
     if settings is not None:
         faults.extend(sources.faults_of(settings, document))
-        faults.extend(
-            fault
-            for fault in usable.faults_of(settings, document)
-            if fault.path not in {f.path for f in faults}
-            and (fault.path[0] in secrets or fault.path[0] not in secret.SECTIONS)
-        )
+        told = {fault.path for fault in faults}
+        for fault in usable.faults_of(settings, document):
+            is_asked = fault.path[0] in secrets or fault.path[0] not in secret.SECTIONS
+            if is_asked and fault.path not in told:
+                faults.append(fault)
+                told.add(fault.path)
     connections: tuple[DeclaredConnection, ...] = ()
     name = document.data.get("connections_file")
     if isinstance(name, str) and name:

@@ -284,14 +284,12 @@ class Reauthorization:
         stored = await links.look(self._database, link_hash)
         if stored is None:
             return None
-        if not stored.is_open:  # whoever comes late is told what is true, where nothing is left to do
-            works = stored.state in (State.ACTIVE, State.DEGRADED)
-            return (
-                ReconnectLink(stored=stored, stage=Stage.DONE if stored.succeeded else Stage.SOLVED)
-                if works
-                else None
-            )
-        return ReconnectLink(stored=stored, stage=stage(stored))
+        if stored.is_open:
+            return ReconnectLink(stored=stored, stage=stage(stored))
+        if stored.state not in (State.ACTIVE, State.DEGRADED):
+            return None
+        # Whoever comes late is told that nothing is left to do.
+        return ReconnectLink(stored=stored, stage=Stage.DONE if stored.succeeded else Stage.SOLVED)
 
 
 def _binding(customer: str, connection: str) -> Binding:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from gateway import clock
 from gateway.connections import building
@@ -332,15 +332,17 @@ class StoredEvents:
         return [cloud_event(event, instance=self._instance) for event in reversed(found)]
 
 
+def _incident_state(found: Incident) -> Literal["open", "recovering", "closed"]:
+    if found.closed_at is not None:
+        return "closed"
+    return "open" if found.calm_since is None else "recovering"
+
+
 def _incident(found: Incident) -> IncidentDocument:
     return IncidentDocument(
         id=found.incident,
         scope=found.scope.value,
-        state="closed"
-        if found.closed_at is not None
-        else "recovering"
-        if found.calm_since is not None
-        else "open",
+        state=_incident_state(found),
         since=found.since,
         opened_at=found.opened_at,
         closed_at=found.closed_at,

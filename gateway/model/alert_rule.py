@@ -226,13 +226,11 @@ def distance(rule: AlertRule, value: Value) -> str:
 
 def worded(rule: AlertRule, *, device: str, value: Value, since: datetime) -> tuple[str, str]:
     """Title and text of an alert: the templates with what is known of it, each placeholder once."""
-    shown = (
-        f"{value:.15g}"
-        if isinstance(value, float)
-        else str(value).lower()
-        if isinstance(value, bool)
-        else str(value)
-    )
+    shown = str(value)
+    if isinstance(value, bool):
+        shown = shown.lower()
+    elif isinstance(value, float):
+        shown = f"{value:.15g}"
     words = {
         "device": device,
         "metric": rule.metric or "-",

@@ -157,8 +157,8 @@ class CallingConnections:
         return max((at for at in times if at is not None), default=None)
 
     def held_back(self, key: Key) -> Operation:
-        """What a breaker there has to hold back: one kind of work, where nothing else fails and probes, or
-        the other kind, were answered since it does; else everything.
+        """The operation that a breaker there has to hold back. One kind of work, where nothing else fails,
+        and probes or the other kind were answered since it fails; else PROBE, which stands for everything.
         """
         failing = self.failing(key)
         since = min((h.failing_since for h in failing if h.failing_since is not None), default=self.now)
@@ -166,11 +166,9 @@ class CallingConnections:
         if len(failing_work) != 1:
             return Operation.PROBE
         operation = Operation(next(iter(failing_work)))
-        answered = any(
-            (at := member.proved_at((Operation.PROBE,))) is not None and at > since
-            for member in self.members(key)
-        )
-        return operation if answered else Operation.PROBE
+        proved = [member.proved_at((Operation.PROBE,)) for member in self.members(key)]
+        is_answered = any(at is not None and at > since for at in proved)
+        return operation if is_answered else Operation.PROBE
 
     def well_since(self, key: Key, since: datetime, operations: Iterable[str] = ()) -> int:
         """How many of those seen do not fail, and succeeded after `since` in what proves these operations."""

@@ -146,7 +146,11 @@ def each_host(text: str) -> Sequence[str]:
     if len(hosts) < 2:
         return [text]
     scheme = next(scheme for scheme in _SCHEMES if text.startswith(scheme))
-    account = f"{user}:{password}@" if password else f"{user}@" if user else ""
+    account = ""
+    if password:
+        account = f"{user}:{password}@"
+    elif user:
+        account = f"{user}@"
     tail = "&".join(f"{name}={quote(value, safe='/,:')}" for name, value in given.items())
     return [f"{scheme}{account}{host}/{database}{tail and f'?{tail}'}" for host in hosts]
 

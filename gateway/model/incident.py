@@ -80,17 +80,17 @@ def systemic(fleet: CallingConnections) -> tuple[IncidentFinding, ...]:
 def wanted(
     fleet: CallingConnections, found: Sequence[IncidentFinding], *, known: Collection[Key]
 ) -> tuple[IncidentFinding, ...]:
-    """The incidents that should be open, given the `systemic` findings and the keys of those that are
-    (`known`).
-
-    What a wider one explains has none of its own.
+    """The incidents that should be open. `found`: the `systemic` findings; `known`: the keys of incidents
+    that are open. A failure that a wider incident explains has no incident of its own.
     """
     wide = {finding.key for finding in found} | set(known)
     shared = [finding for finding in found if explained_by(finding.key, fleet, wide) is None]
     alone = [
-        health for health in fleet.healths if health.is_open(fleet.now) and wide.isdisjoint(health.keys[1:])
+        _specific(health, fleet)
+        for health in fleet.healths
+        if health.is_open(fleet.now) and wide.isdisjoint(health.keys[1:])
     ]
-    return (*shared, *(finding for health in alone if (finding := _specific(health, fleet)) is not None))
+    return (*shared, *(finding for finding in alone if finding is not None))
 
 
 def explained_by(key: Key, fleet: CallingConnections, wide: Collection[Key]) -> Key | None:

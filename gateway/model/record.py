@@ -277,7 +277,9 @@ class Cycle:
 
 def change_of(version: int, *, deleted: bool) -> Change:
     """What the last change of a record was."""
-    return "deleted" if deleted else "created" if version == 1 else "modified"
+    if deleted:
+        return "deleted"
+    return "created" if version == 1 else "modified"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -185,7 +185,7 @@ def _level(topic: str, text: str) -> tuple[Level, list[str]]:
         if fields and found.start() == end:
             raise TemplateError(f"{topic!r}: in {text!r} a literal has to stand between two fields")
         some = ".+?" if rest else "[^/]*?"
-        group = (".+?" if rest else "[^/]*?") if name == ANY else rf"(?P<{name}>{some})"
+        group = some if name == ANY else rf"(?P<{name}>{some})"
         pattern += re.escape(text[end : found.start()]) + group
         fields.append(name)
         end = found.end()

@@ -156,6 +156,10 @@ def _check_sparkplug(rules: SourceRules) -> None:
 
 def _shape(rules: SourceRules) -> Shape:
     time = rules.time
+    time_rule = TimeRule()
+    if time is not None:
+        zone = None if time.zone is None else ZoneInfo(time.zone)
+        time_rule = TimeRule(unit=time.unit, zone=zone, is_required=time.missing == "refuse")
     return Shape(
         format=rules.format,
         encoding=rules.encoding,
@@ -165,15 +169,7 @@ def _shape(rules: SourceRules) -> Shape:
         name=_path("name.path", rules.name),
         value=_path("value.path", rules.value),
         time_path=None if time is None else _path("time.path", time),
-        time=(
-            TimeRule()
-            if time is None
-            else TimeRule(
-                unit=time.unit,
-                zone=None if time.zone is None else ZoneInfo(time.zone),
-                is_required=time.missing == "refuse",
-            )
-        ),
+        time=time_rule,
         good=None if rules.good is None else (_needed("good.path", rules.good), rules.good.equals),
         customer=_path("customer.path", rules.customer) if isinstance(rules.customer, PathSettings) else None,
         device=_path("device.path", rules.device) if isinstance(rules.device, PathSettings) else None,

@@ -310,5 +310,9 @@ def _metric(name: str, entry: object, meters: tuple[FedMeter, ...]) -> DeviceMet
     if not isinstance(entry, list) or len(entry) != 2:
         return DeviceMetric(name=name, kind=None, value=None, at=None, meters=meters)
     at, value = entry
-    kind: Kind = "boolean" if isinstance(value, bool) else "text" if isinstance(value, str) else "number"
+    kind: Kind = "number"
+    if isinstance(value, bool):
+        kind = "boolean"
+    elif isinstance(value, str):
+        kind = "text"
     return DeviceMetric(name=name, kind=kind, value=value, at=from_microseconds(at), meters=meters)

@@ -133,17 +133,12 @@ async def overdue(database: Database, *, before: date) -> list[Overdue]:
     """Days of telemetry that are older, the oldest first, with who has not done with them."""
     async with database.connection() as connection:
         rows = await connection.fetch(sql("partitions_expired"), "telemetry", before)
-        return [
-            Overdue(
-                name=row["name"],
-                day=row["day"],
-                readers=[
-                    reader["connection_id"]
-                    for reader in await connection.fetch(sql("partition_readers"), row["day"], True)
-                ],
-            )
-            for row in rows[:MAX_OVERDUE]
-        ]
+        found = []
+        for row in rows[:MAX_OVERDUE]:
+            readers = await connection.fetch(sql("partition_readers"), row["day"], True)
+            names = [reader["connection_id"] for reader in readers]
+            found.append(Overdue(name=row["name"], day=row["day"], readers=names))
+        return found
 
 
 async def devices(database: Database, *, silent_seconds: float, forgotten_seconds: float) -> DevicesFacts:

@@ -153,11 +153,15 @@ def _trouble(trouble: Mapping[str, str]) -> Trouble:
 
 def _stream(flow: _Flow) -> StreamStatus:
     state = flow["state"]
+    if state == "done":
+        state = "idle"
+    elif state == "idle" and flow["attempts"]:
+        state = "failed"
     return StreamStatus(
         name=flow["name"],
         direction="outbound",
         phase=flow["phase"],
-        state="idle" if state == "done" else "failed" if state == "idle" and flow["attempts"] else state,
+        state=state,
         watermark=flow["initial_cursor"] or flow["watermark"],
         lag_seconds=round(max(0.0, float(flow["lag_seconds"])), 3),
         progress=_progress(flow),

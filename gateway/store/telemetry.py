@@ -155,12 +155,10 @@ class TelemetryStore:
             # would be two round trips before each PUBACK. So is a batch in a flood: the statement also counts
             # what is over quotas whose excess was told already.
             writes = bool(samples) or self._term is not None
-            are_told = writes and self._told.covers(excesses, clock.monotonic())
-            counted = quotas.document(excesses) if are_told else None
+            counted = self._counted(excesses) if writes else None
             has_new_excess = bool(excesses) and counted is None
-            is_one_statement = not (devices or oldest or also is not None or dead or has_new_excess)
-            session = self._database.connection() if is_one_statement else self._database.transaction()
-            async with session as connection:
+            several = devices or oldest or also is not None or dead or has_new_excess
+            async with self._database.transaction() if several else self._database.connection() as connection:
                 if devices:
                     await self._register(connection, sorted(devices), {customer for customer, _ in days})
                 if writes:
@@ -188,6 +186,10 @@ class TelemetryStore:
         if written.stored:
             self._count_stored(sizes, days, written.stored / len(samples))
         return Written(stored=written.stored, modified=written.modified, exceeded=exceeded)
+
+    def _counted(self, excesses: Sequence[Excess]) -> list[dict[str, object]] | None:
+        """The excesses as `insert` counts them; None where one of them was not told yet."""
+        return quotas.document(excesses) if self._told.covers(excesses, clock.monotonic()) else None
 
     async def _ensure_partitions(self, days: Collection[tuple[str, int]]) -> None:
         """Makes the partitions of these days, each in a transaction of its own: so no lock of a table is

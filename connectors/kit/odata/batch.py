@@ -129,15 +129,11 @@ def read_json(document: object, *, expected: int) -> list[PartAnswer | None]:
         if not isinstance(response, dict) or not isinstance(status, int):
             raise UnreadableBatch("an answer without a status")
         said = response.get("id")
-        number = (
-            position
-            if said is None
-            else (
-                int(said)
-                if isinstance(said, str) and said.isascii() and said.isdigit() and len(said) < 10
-                else 0
-            )
-        )
+        number = 0  # no answer has it
+        if said is None:
+            number = position
+        elif isinstance(said, str) and said.isascii() and said.isdigit() and len(said) < 10:
+            number = int(said)
         if not 1 <= number <= expected or answers[number - 1] is not None:
             raise UnreadableBatch(
                 f"an answer to operation {str(said)[:20]!r}, which was not asked or is answered already"

@@ -35,7 +35,11 @@ async def alerts_page(
 ) -> Response:
     """Reads only."""
     chosen = state if state in CHOICES else "open"
-    states = None if chosen == "all" else sorted(map(str, OPEN_STATES)) if chosen == "open" else [chosen]
+    states: list[str] | None = [chosen]
+    if chosen == "all":
+        states = None
+    elif chosen == "open":
+        states = sorted(map(str, OPEN_STATES))
     rows = await serving.reader.alerts(
         customer=only_customer(session.principal, customer or None),
         connection_id=connection or None,

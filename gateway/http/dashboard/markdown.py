@@ -40,7 +40,9 @@ def _lines(paragraph: str) -> list[str]:
 
 def _kind(block: str) -> str:
     match = _ITEM.match(block)
-    return "p" if match is None else "ol" if match["number"] else "ul"
+    if match is None:
+        return "p"
+    return "ol" if match["number"] else "ul"
 
 
 def _item(block: str) -> str:

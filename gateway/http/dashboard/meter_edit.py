@@ -196,7 +196,9 @@ def _of_rule(bare: MeterRow, rule: Given, fed: Sequence[str]) -> EditRow:
 def _told(value: object) -> str:
     if isinstance(value, list | tuple):
         return " to ".join(map(_told, value))
-    return f"{value:g}" if isinstance(value, float) else "yes" if value is True else str(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "yes" if value is True else str(value)
 
 
 def _given(row: MeterRow) -> dict[str, object]:

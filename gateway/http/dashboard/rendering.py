@@ -63,9 +63,11 @@ def ago(at: datetime | None) -> Markup:
     if at is None:
         return Markup("<span class='quiet'>never</span>")
     seconds = (clock.now() - at).total_seconds()
-    text = (
-        f"{duration(seconds)} ago" if seconds >= 1 else "now" if seconds > -1 else f"in {duration(-seconds)}"
-    )
+    text = "now"
+    if seconds >= 1:
+        text = f"{duration(seconds)} ago"
+    elif seconds <= -1:
+        text = f"in {duration(-seconds)}"
     return Markup('<time datetime="{}" title="{:%Y-%m-%d %H:%M:%S} UTC">{}</time>').format(
         at.isoformat(), at, text
     )

@@ -138,8 +138,11 @@ def parse_time(value: object) -> int:
         if not math.isfinite(value):
             raise DecodeError(Reason.NOT_FINITE, "ts is not a finite number")
         size_of = abs(value)
-        scale = 1e6 if size_of < 1e11 else 1e3 if size_of < 1e14 else 1 if size_of < 1e17 else 1e-3
-        return round(value * scale)
+        if size_of < 1e11:
+            return round(value * 1e6)
+        if size_of < 1e14:
+            return round(value * 1e3)
+        return round(value) if size_of < 1e17 else round(value * 1e-3)
     if type(value) is str:
         try:
             at = datetime.fromisoformat(value)
@@ -216,7 +219,11 @@ def _collect(values: Mapping[str, object], prefix: str, metrics: Metrics, depth:
         elif type(value) is Unfit:
             raise unfit(value, name)
         else:
-            what = "null" if value is None else "an array" if kind is list else kind.__name__
+            what = kind.__name__
+            if value is None:
+                what = "null"
+            elif kind is list:
+                what = "an array"
             raise DecodeError(
                 Reason.WRONG_SHAPE, f"metric {name!r} is {what}: send a number, a boolean or a string"
             )

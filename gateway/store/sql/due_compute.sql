@@ -13,7 +13,8 @@
 -- whose value depends on what was before it, where that may have been dropped: no usable sample is left before it, the device had some, and the window was
 -- delivered with them, or begins so soon after that they would have been (a value is held for a day at most; what was silent for longer begins anew).
 -- Nothing is due while the connection may not call its system. What is in doubt has a doubt and what was sent last.
--- The subqueries stand in CASE so that each window runs only the one of its reduction.
+-- The subqueries stand in CASE so that each window runs only the one of its reduction. `offset 0` keeps a subquery apart from the one around it: so the
+-- JSON of a sample is taken apart once, and not for each place that uses it.
 with picked as materialized (
     select d.meter, d.window_start, d.mark, d.attempts
     from due_window d

@@ -1,7 +1,8 @@
 -- $1 connection, $2 customer, $3 from, $4 until, $5 lateness. The windows that samples in [from, until) touch; how many samples and windows.
 -- Where a value is held until the next one, the windows between are due as well.
 -- A sample that came since the calendar's windows were cut may lie in none yet: it is past the watermark, and the scan finds it.
--- Goes from the mapped meters to their devices' samples, so that it reads by the key and never what nobody asked for.
+-- Goes from the mapped meters to their devices' samples, so that it reads by the key and never what nobody asked for. `offset 0` keeps it so:
+-- without it the planner may merge the subquery into the join and begin with the samples.
 with touched as materialized (
     select m.meter, case m.calendar when '' then date_bin(m.span, t.ts, 'epoch') else calendar_start($2, m.calendar, t.ts) end as start,
            m.span, m.calendar, m.reduce, count(*) as samples,

@@ -5,6 +5,7 @@
 -- Where a value is held until the next one, the windows between are due as well.
 -- A sample that came since a calendar's windows were cut may lie in none yet: the slice that it is in marks its window.
 -- A window marked again keeps its phase, so one worker only ever delivers it; its new mark keeps an older delivery from removing it.
+-- `offset 0`: the mappings of each device are looked up by their key. Without it the planner may merge the subquery and join all mappings of a connection.
 -- One statement for all: every transaction takes its windows once, in one order, so that none waits for another in a circle.
 with slice as materialized (
     select device_id, ts, metrics, revision from telemetry_between($1, $2, $3)
