@@ -92,6 +92,7 @@ class LeasedWork(Generic[ClaimT]):
         *,
         in_hand: Sequence[str],
         has_ended: bool,  # noqa: ARG002
+        without: Collection[str],
     ) -> Sequence[ClaimT]:
         """As `Work`."""
         free = limit if self._most is None else min(limit, self._most - len(in_hand))
@@ -107,10 +108,12 @@ class LeasedWork(Generic[ClaimT]):
             except StoreError:
                 self._asked_monotonic = None
                 raise
-        if not self._having:
+        left_out = set(without)
+        having = [name for name in self._having if name not in left_out] if left_out else self._having
+        if not having:
             return []
         return await self._leases.claim(
-            self._database, self._owner, self._lease_seconds, self._having, free, in_hand=in_hand
+            self._database, self._owner, self._lease_seconds, having, free, in_hand=in_hand
         )
 
     async def seconds_to_next(self, links: Mapping[str, ServedConnection]) -> float | None:  # noqa: ARG002
