@@ -94,6 +94,7 @@ class LeasedWork(Generic[ClaimT]):
         *,
         in_hand: Sequence[str],
         has_ended: bool,  # noqa: ARG002
+        without: Collection[str],
     ) -> Sequence[ClaimT]:
         """As `Work`."""
         free = limit if self._most is None else min(limit, self._most - len(in_hand))
@@ -110,10 +111,14 @@ class LeasedWork(Generic[ClaimT]):
             except StoreError:
                 self._asked_monotonic = None
                 raise
-        if not self._with_streams:
+        left_out = set(without)
+        streams = (
+            [name for name in self._with_streams if name not in left_out] if left_out else self._with_streams
+        )
+        if not streams:
             return []
         return await self._leases.claim(
-            self._database, self._owner, self._lease_seconds, self._with_streams, free, in_hand=in_hand
+            self._database, self._owner, self._lease_seconds, streams, free, in_hand=in_hand
         )
 
     async def seconds_to_next(self, links: Mapping[str, ServedConnection]) -> float | None:  # noqa: ARG002

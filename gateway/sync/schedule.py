@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 import structlog
@@ -27,9 +29,13 @@ from gateway.sync.turns import Turns
 log = structlog.get_logger(__name__)
 
 MAX_STREAMS = 256
-"""How many streams may be in hand at once. One that waits for its system holds no turn and no database
-session: a system that hangs costs one of these places only.
+"""How many streams may be in hand at once; half of them of one customer, where there are others. A stream
+that waits for its system holds no turn and no database session: a system that hangs costs one of these
+places only.
 """
+
+CROWDED_SECONDS = 0.2
+"""Until the next look, while a customer's streams that are due wait for a place of its own."""
 
 MAX_RESTING = 1000
 """How many streams with nothing to do one statement puts off."""
@@ -61,10 +67,16 @@ class Work(Protocol[ClaimT]):
         ...
 
     async def claim(
-        self, links: Mapping[str, ServedConnection], limit: int, *, in_hand: Sequence[str], has_ended: bool
+        self,
+        links: Mapping[str, ServedConnection],
+        limit: int,
+        *,
+        in_hand: Sequence[str],
+        has_ended: bool,
+        without: Collection[str],
     ) -> Sequence[ClaimT]:
-        """Takes up to `limit` due streams of these connections. `has_ended`: a run has ended since the last
-        claim, and may have left a lease of ours.
+        """Takes up to `limit` due streams of these connections but those `without`. `has_ended`: a run has
+        ended since the last claim, and may have left a lease of ours.
         """
         ...
 
@@ -115,7 +127,13 @@ class OutboundWork:
         self._unserved -= self._served
 
     async def claim(
-        self, links: Mapping[str, ServedConnection], limit: int, *, in_hand: Sequence[str], has_ended: bool
+        self,
+        links: Mapping[str, ServedConnection],
+        limit: int,
+        *,
+        in_hand: Sequence[str],
+        has_ended: bool,
+        without: Collection[str],
     ) -> list[Claim]:
         """As `Work`. The statement is not told which connections this replica serves. It takes whatever is
         due, and what cannot be served is given back, once for each change of the links.
@@ -129,7 +147,7 @@ class OutboundWork:
             None,
             limit,
             in_hand=in_hand,
-            without=self._unserved,
+            without=self._unserved.union(without),
         )
         for claim in claimed:
             if claim.connection not in links:
@@ -157,8 +175,11 @@ class Scheduler(Generic[ClaimT]):
         self._work = work
         self._lease_seconds = lease_seconds
         self._links: dict[str, ServedConnection] = {}
+        self._customers: set[str] = set()
         self._running: set[asyncio.Task[None]] = set()
         self._in_hand: set[str] = set()
+        self._held = Counter[str]()
+        """Streams in hand, by customer."""
         self._has_ended = True
         self._wake = asyncio.Event()
         self._stopping = False
@@ -166,6 +187,7 @@ class Scheduler(Generic[ClaimT]):
     def serve(self, links: Mapping[str, ServedConnection]) -> None:
         """From now on the streams of these connections are worked."""
         self._links = dict(links)
+        self._customers = {link.customer for link in links.values()}
         self._work.serve(self._links)
         self.wake()
 
@@ -209,20 +231,36 @@ class Scheduler(Generic[ClaimT]):
         if not self._links or free <= 0:
             return MAX_SLEEP_SECONDS
         links = self._links  # they may be replaced while we ask
+        crowded, free = self._places(free)
         has_ended, self._has_ended = self._has_ended, False
-        claimed = await self._work.claim(links, free, in_hand=list(self._in_hand), has_ended=has_ended)
+        claimed = await self._work.claim(
+            links, free, in_hand=list(self._in_hand), has_ended=has_ended, without=crowded
+        )
         for claim in claimed:
+            link = links[claim.connection]
             self._in_hand.add("/".join(claim.key))
-            task = group.create_task(
-                self._supervise(claim, links[claim.connection]), name=f"stream {'/'.join(claim.key)}"
-            )
+            self._held[link.customer] += 1
+            task = group.create_task(self._supervise(claim, link), name=f"stream {'/'.join(claim.key)}")
             self._running.add(task)
-            task.add_done_callback(self._ended)
+            task.add_done_callback(partial(self._ended, customer=link.customer))
         seconds = await self._work.seconds_to_next(links)
-        return MAX_SLEEP_SECONDS if seconds is None else min(max(seconds, 0.0), MAX_SLEEP_SECONDS)
+        at_least = CROWDED_SECONDS if crowded else 0.0
+        return MAX_SLEEP_SECONDS if seconds is None else min(max(seconds, at_least), MAX_SLEEP_SECONDS)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _places(self, free: int) -> tuple[Collection[str], int]:
+        """Connections of customers that have as many streams in hand as they may, and how many of the others
+        may be taken now.
+        """
+        if len(self._customers) < 2:
+            return (), free
+        most, held = MAX_STREAMS // 2, +self._held
+        crowded = {customer for customer, count in held.items() if count >= most}
+        without = [name for name, link in self._links.items() if link.customer in crowded] if crowded else []
+        return without, min(free, most - max((held[each] for each in held.keys() - crowded), default=0))
+
+    def _ended(self, task: asyncio.Task[None], *, customer: str) -> None:
         self._running.discard(task)
+        self._held[customer] -= 1
         self._has_ended = True
         self.wake()
 

@@ -103,6 +103,7 @@ def wired(monkeypatch: pytest.MonkeyPatch) -> Callable[[Respond], Wire]:
     monkeypatch.setattr("httpx._config.create_ssl_context", lambda *_a, **_k: context)
     monkeypatch.setattr("httpx._transports.default.create_ssl_context", lambda *_a, **_k: context)
     monkeypatch.setattr("httpcore._async.connection_pool.AutoBackend", lambda: wires[-1])
+    monkeypatch.setattr("connectors.kit.egress._Judging", lambda *_: wires[-1])
 
     def put(respond: Respond) -> Wire:
         wires.append(Wire(respond))

@@ -18,6 +18,7 @@ from gateway.settings import SyncSettings
 from gateway.store import leases, streams
 from gateway.store.leases import Term
 from gateway.store.pool import Database
+from gateway.sync import schedule
 from gateway.sync.schedule import OutboundWork, Scheduler
 from tests.fixtures.scripted import Scripted
 from tests.fixtures.sync_rig import BASE, CONNECTION, MINUTE, Rig
@@ -98,6 +99,31 @@ async def test_a_connector_that_never_answers_does_not_delay_another(database: D
                 lambda count=number: len(well.taken) >= count + 2, seconds=5, what="the other is served"
             )
     assert len(hung.pushes) == 1 and len(await first.rows("select * from push_intent")) == 1
+
+
+async def test_a_customer_whose_systems_hang_leaves_places_to_others(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedule, "MAX_STREAMS", 4)
+    hung, well = Scripted(), Scripted()
+
+    async def never(batch: Batch) -> Sequence[Outcome]:
+        await asyncio.Event().wait()
+        return []
+
+    hung.answer = never
+    patient = SETTINGS.model_copy(update={"push_timeout": timedelta(hours=1)})
+    theirs = [
+        await Rig(database, hung, name=f"hung-{number}", settings=patient).activate() for number in range(6)
+    ]
+    other = await Rig(database, well, name="well", customer="globex", settings=patient).activate()
+    async with scheduled(other, *theirs, grace=0.1):
+        await theirs[0].store(("d1", BASE, 1.0))
+        await wait_until(lambda: len(hung.pushes) >= 2, what="systems hang")
+        for number in range(3):
+            await other.store(("d1", BASE + number * 15 * MINUTE, 1.0))
+            await wait_until(lambda count=number: len(well.taken) == count + 1, what="the other is served")
+    assert len(hung.pushes) == 2, "of four places two"
 
 
 async def test_a_fault_of_one_stream_ends_that_run_only(database: Database) -> None:

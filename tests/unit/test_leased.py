@@ -49,9 +49,24 @@ class Runs:
 LINKS = {name: cast("ServedConnection", None) for name in ("a", "b")}
 
 
-async def turn(work: LeasedWork[Any]) -> float | None:
-    await work.claim(LINKS, 10, in_hand=[], has_ended=False)
+async def turn(work: LeasedWork[Any], *, without: Collection[str] = ()) -> float | None:
+    await work.claim(LINKS, 10, in_hand=[], has_ended=False, without=without)
     return await work.seconds_to_next(LINKS)
+
+
+async def test_those_of_a_customer_that_has_its_places_are_left_out_for_now() -> None:
+    leases = Leases()
+    leases.have = ["a", "b"]
+    work = LeasedWork[Any](
+        cast("Any", None), cast("Any", leases), cast("Any", Runs()), lease_seconds=15.0, owner="x"
+    )
+    for without, claimed in (((), ["a", "b"]), (("a",), ["b"]), ((), ["a", "b"])):
+        leases.asked.clear()
+        await turn(work, without=without)
+        assert ("claim", claimed) in leases.asked
+    leases.asked.clear()
+    await turn(work, without=("a", "b"))
+    assert [what for what, _ in leases.asked] == ["next"]
 
 
 async def test_connections_without_streams_are_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
