@@ -183,9 +183,7 @@ class Runner:
         self, claim: Claim, link: ServedConnection, delivery: Delivery, tally: RunTally
     ) -> End:
         await delivery.resolve()
-        await meters.make(
-            self._database, claim, link, timeout_seconds=self._settings.push_timeout.total_seconds()
-        )
+        await meters.make(self._database, claim, link, settings=self._settings)
         # Where a meter's readings must ascend, live ones wait until the history is delivered.
         ascending = link.connector.capabilities.order == "per_meter_ascending"
         held_back = ascending and await streams.is_initial_pending(self._database, claim)
