@@ -6,6 +6,7 @@ import json
 import math
 import re
 from decimal import Decimal
+from itertools import islice
 
 import orjson
 
@@ -15,13 +16,18 @@ from gateway.model.record import digits_of
 MAX_UNSEEN_LEVELS = 100  # a document has no more levels than brackets that open
 MAX_LEVELS = 250
 MAX_DIGITS = 300
+MAX_LOOKED_AT = 50_000
+"""Long decimals of one answer that are compared with what a double makes of them: each takes a microsecond,
+and it is everybody's.
+"""
 
 _DIGITS = bytes(ord("0") if byte in b"0123456789" else ord(" ") for byte in range(256))
 _LONG = b"0" * 16
 _SAFE_DIGITS = 15
 """Of a decimal that every double keeps."""
 _BEYOND_64_BITS = re.compile(rb'(?<![\d.eE+"-])(?:-\d{19,}|\d{20,})(?![\d.eE])')
-_DECIMAL = re.compile(rb"(?<![0-9.])[0-9]+\.[0-9]+(?:[eE][+-]?[0-9]+)?")
+_DECIMAL = re.compile(rb"(?<![0-9.])(?=[0-9.]{17})[0-9]+\.[0-9]+(?:[eE][+-]?[0-9]+)?")
+"""With more digits than `_SAFE_DIGITS`."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -85,7 +91,10 @@ def _float(text: str) -> object:
 
 def _is_changed(body: bytes) -> bool:
     """Whether a decimal in it is not what a double makes of it."""
-    return any(_is_lost(found.group().decode()) for found in _DECIMAL.finditer(body))
+    looked_at = islice(_DECIMAL.finditer(body), MAX_LOOKED_AT)
+    texts = (found.group().decode() for found in looked_at)
+    # as most programs print a double, or with all of its digits
+    return any(repr(float(text)) != text and _is_lost(text) for text in texts)
 
 
 def _is_lost(text: str) -> bool:
@@ -94,7 +103,9 @@ def _is_lost(text: str) -> bool:
     if not _SAFE_DIGITS < digits <= MAX_DIGITS:
         return digits > MAX_DIGITS
     held = float(text)
-    return math.isfinite(held) and Decimal(f"{held:.{digits - 1}e}") != Decimal(text)
+    if "e" in text or "E" in text:
+        return math.isfinite(held) and Decimal(f"{held:.{digits - 1}e}") != Decimal(text)
+    return f"{held:.{len(text) - text.index('.') - 1}f}" != text
 
 
 def _refuse(word: str) -> object:

@@ -25,7 +25,7 @@ _PADDING = b" \t\r\n\0"
 _BOM = b"\xef\xbb\xbf"
 _WINDOW_BITS = {"gzip": 31, "deflate": 47}
 _MAX_NODES = 100_000
-_MAX_PARTS = 1_000
+_MAX_PARTS = 200
 """Members of gzip, frames of zstd, of one payload: an empty one takes as long to read as a short one."""
 
 
@@ -89,11 +89,18 @@ def _frame_end(payload: bytes) -> int:
         return 8 + int.from_bytes(payload[4:8], "little")
     end = zstandard.frame_header_size(payload)
     has_checksum = zstandard.get_frame_parameters(payload).has_checksum
+    blocks = held = 0
     while end + 3 <= len(payload):
         block = int.from_bytes(payload[end : end + 3], "little")
-        end += 3 + (1 if block >> 1 & 3 == 1 else block >> 3)  # one byte stands for a run of it
+        size = block >> 3
+        end += 3 + (1 if block >> 1 & 3 == 1 else size)  # one byte stands for a run of it
+        blocks, held = blocks + 1, held + size
         if block & 1:
             return end + 4 * has_checksum
+        if held > MAX_PAYLOAD_BYTES:
+            return end  # too large, whatever follows
+        if blocks > 100 + held // 16:  # each of them is looked at, however little is in it
+            raise DecodeError(Reason.WRONG_ENCODING, "the payload has blocks of zstd with nothing in them")
     return len(payload) + 1
 
 

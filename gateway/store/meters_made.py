@@ -68,6 +68,12 @@ async def made(connection: Connection, connection_id: str, meter: str, *, title:
     await connection.execute(sql("meter_made_store"), connection_id, meter, "made", title, None, None)
 
 
+async def put_off(connection: Connection, connection_id: str, meter: str, *, again_seconds: float) -> bool:
+    """It is asked for no sooner; False where it is not wanted any more."""
+    found = await connection.fetchval(sql("meter_made_put_off"), connection_id, meter, again_seconds)
+    return found is not None
+
+
 async def refused(
     connection: Connection, connection_id: str, meter: str, *, error: str, again_seconds: float
 ) -> None:

@@ -13,11 +13,15 @@ from gateway import clock
 from gateway.model.errors import (
     BadConfiguration,
     BatchRefused,
+    ConnectorError,
+    LeaseLost,
     OutcomeUnknown,
     PermissionDenied,
+    Unavailable,
 )
 from gateway.model.exchange import EnsuresMeters, RemoteMeter
 from gateway.model.outcome import Rejected
+from gateway.settings import SyncSettings
 from gateway.store import meters_made, streams
 from gateway.store.meters_made import WantedMeter
 from gateway.store.pool import Database
@@ -36,11 +40,12 @@ AGAIN_SECONDS = 86400.0
 """After so long a meter that the system refused is asked for again."""
 
 
-async def make(database: Database, claim: Claim, link: ServedConnection, *, timeout_seconds: float) -> int:
+async def make(database: Database, claim: Claim, link: ServedConnection, *, settings: SyncSettings) -> int:
     """Asks for the meters that are due; returns how many were asked for. A meter that is refused waits for a
     day and is shown. Raises CallsEnded, and ConnectorError where the system fails and not one meter.
 
-    To ask twice does no harm: what a killed process had asked for is asked for again.
+    A connector looks a meter up before it makes it, so what a killed process had asked for is asked for
+    again: when the call must have ended, and what came of it can be found. Sooner it would be made twice.
     """
     if not any(rule.create for rule in link.rules):
         return 0
@@ -54,7 +59,7 @@ async def make(database: Database, claim: Claim, link: ServedConnection, *, time
             for wanted in due:
                 if not await streams.may_call(database, claim, link.configuration):
                     raise CallsEnded(claim.connection)
-                await _ask(database, claim, link, wanted, timeout_seconds)
+                await _ask(database, claim, link, wanted, settings)
                 asked += 1
     finally:
         if asked:
@@ -63,9 +68,23 @@ async def make(database: Database, claim: Claim, link: ServedConnection, *, time
 
 
 async def _ask(
-    database: Database, claim: Claim, link: ServedConnection, wanted: WantedMeter, timeout_seconds: float
+    database: Database, claim: Claim, link: ServedConnection, wanted: WantedMeter, settings: SyncSettings
 ) -> None:
-    answer = await _answer(link, wanted, timeout_seconds)
+    timeout, unknown = settings.push_timeout.total_seconds(), settings.unknown_wait.total_seconds()
+    # Taken before the proof, so that the lease is never believed to last longer than it does.
+    proved_monotonic = clock.monotonic()
+    if not await _put_off(database, claim, wanted, timeout + unknown):
+        return  # nobody wants it any more
+    if clock.monotonic() - proved_monotonic > settings.lease.total_seconds() / 3:
+        raise LeaseLost(f"the meters of {claim.connection} may be another replica's by now")
+    try:
+        answer = await _answer(link, wanted, timeout)
+    except Unavailable:  # it may be made yet
+        await _put_off(database, claim, wanted, unknown)
+        raise
+    except ConnectorError:
+        await _put_off(database, claim, wanted, 0.0)
+        raise
     async with database.transaction() as connection:
         await streams.hold(connection, claim)  # before the meter, in the order of every change of meters
         if isinstance(answer, RemoteMeter):
@@ -80,6 +99,19 @@ async def _ask(
         log.info("sync.meter_made", connection=claim.connection, meter=wanted.meter)
     else:
         log.warning("sync.meter_not_made", connection=claim.connection, meter=wanted.meter, detail=answer)
+
+
+async def _put_off(database: Database, claim: Claim, wanted: WantedMeter, seconds: float) -> bool:
+    """Has the meter asked for again after so long at the earliest. Returns whether it is still wanted. Raises
+    LeaseLost.
+    """
+    async with database.transaction() as connection:
+        await streams.hold(connection, claim)
+        is_wanted = await meters_made.put_off(
+            connection, claim.connection, wanted.meter, again_seconds=seconds
+        )
+        await streams.prove(connection, claim)
+    return is_wanted
 
 
 async def _answer(link: ServedConnection, wanted: WantedMeter, timeout_seconds: float) -> RemoteMeter | str:

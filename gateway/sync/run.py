@@ -207,8 +207,7 @@ class Runner:
     async def _incremental(self, run: _Run) -> RunEnd:
         delivery = run.delivery
         await delivery.resolve()
-        timeout_seconds = self._settings.push_timeout.total_seconds()
-        await meters.make(self._database, run.claim, run.link, timeout_seconds=timeout_seconds)
+        await meters.make(self._database, run.claim, run.link, settings=self._settings)
         # Where a meter's readings must ascend, live ones wait until the history is delivered.
         must_ascend = run.link.connector.capabilities.order == "per_meter_ascending"
         held_back = must_ascend and await streams.is_initial_pending(self._database, run.claim)

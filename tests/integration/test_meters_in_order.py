@@ -86,7 +86,7 @@ async def test_a_meter_that_is_made_waits_for_a_change_of_the_connection_in_no_c
         await goes_on.wait()
 
     monkeypatch.setattr(meters_made, "made", slowly)
-    making = asyncio.create_task(meters.make(database, claim, rig.link, timeout_seconds=5))
+    making = asyncio.create_task(meters.make(database, claim, rig.link, settings=rig.settings))
     await is_stored.wait()
 
     async def change() -> None:

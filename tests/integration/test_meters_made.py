@@ -4,6 +4,8 @@ become known.
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 
@@ -132,6 +134,44 @@ async def test_a_system_that_is_away_is_asked_again_and_nothing_is_refused(
     await rig.run(times=2)
     assert await states(rig) == {"a/t": "made"} and made(rig) == ["a/t"]
     assert len(await rig.delivered()) == 1
+
+
+@pytest.mark.parametrize("how", ["lost", "slow", "killed"])
+async def test_a_meter_that_may_be_on_its_way_is_not_asked_for_before_it_has_arrived(
+    database: Database, how: str
+) -> None:
+    """The system makes it after we gave up: looked up too soon it is not there, and is made a second time."""
+    rig = await rig_of(database)
+    push_timeout = timedelta(seconds=0.05 if how == "slow" else 30)
+    rig.settings = rig.settings.model_copy(
+        update={"unknown_wait": timedelta(seconds=60), "push_timeout": push_timeout}
+    )
+    assert isinstance(rig.connector, Takes)
+    system, asked = rig.connector, list[RemoteMeter]()
+
+    async def late(wanted: RemoteMeter) -> RemoteMeter | Rejected:
+        asked.append(wanted)
+        if how == "slow":
+            await asyncio.Event().wait()
+        if how == "killed":
+            raise asyncio.CancelledError
+        raise OutcomeUnknown("cut")
+
+    system.on_ensure = late
+    await rig.store(("a", BASE, 1.0))
+    await rig.store(("a", BASE, 5.0), metric="p")
+    await rig.run()
+    with suppress(asyncio.CancelledError):
+        await rig.run()
+    await rig.execute("update stream set lease_until = now()")
+    await rig.run(times=2)
+    assert len(asked) == 1 and await states(rig) == {"a/t": "wanted"}
+    assert [meter for meter, _ in await rig.delivered()] == ["a/p"], "nothing else waits for it"
+    system.made += asked  # it has arrived
+    system.on_ensure = None
+    await rig.execute("update meter_made set due_at = now()")
+    await rig.run(times=2)
+    assert made(rig) == ["a/t"] and await states(rig) == {"a/t": "made"}
 
 
 async def test_what_was_made_is_not_asked_for_again(database: Database) -> None:

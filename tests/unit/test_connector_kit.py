@@ -254,6 +254,19 @@ def test_a_decimal_is_written_as_the_number_that_was_read(text: str, around: str
     assert Decimal(text) in (Decimal(found[0]), Decimal(f"{float(found[0]):.{max(0, digits - 1)}e}"))
 
 
+def test_so_many_long_decimals_are_looked_at_and_no_short_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer of 8 MiB may hold nothing else, and it is read at once."""
+    monkeypatch.setattr("connectors.kit.json_text.MAX_LOOKED_AT", 2)
+    lost = "12345678901234567.89"
+    for before, kept in (
+        ("", lost),
+        ("0.1," * 9, lost),
+        ("0.30000000000000004," * 2, "1.2345678901234568e+16"),
+    ):
+        made = parse_json(f"[{before}{lost}]".encode())
+        assert isinstance(made, list) and repr(made[-1]) == kept
+
+
 def test_what_no_number_can_hold_is_a_text_that_says_so() -> None:
     for text in ("1e999", "-1e999", "0.12345678901234567890e-400", f"0.{'123456789' * 40}"):
         made = parse_json(b"[%s]" % text.encode())
