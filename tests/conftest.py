@@ -37,8 +37,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 Daemon.launch = staticmethod(programs.popen)
 
-# What is imported and collected stays to the end. Each collection of garbage among it looked through all of it again:
-# a third of the time of collecting, and a tenth of that of the tests.
+# What is imported and collected stays to the end. Each collection of garbage among it looked through all of it again,
+# which was a third of the time that collecting took, in each worker.
 OFTEN = gc.get_threshold()
 gc.set_threshold(0)
 
