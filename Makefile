@@ -19,6 +19,8 @@ MINUTES ?= 6
 PARALLEL ?= 1
 CAMPAIGN_ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# An environment that forbids to keep compiled modules has each of hundreds of processes compile a thousand of them.
+export PYTHONDONTWRITEBYTECODE =
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14

@@ -8,6 +8,7 @@ import asyncio
 import atexit
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -16,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -33,12 +35,18 @@ as such.
 """
 
 
+# Below the ports that the kernel gives to connections: one of those could take a server's port before it listens, or
+# while it is started again. No seed decides them, or several processes would meet at the same ports.
+_ports = iter(random.SystemRandom().sample(range(10_000, 32_768), 22_768))
+
+
 def free_port() -> int:
-    """A TCP port on loopback that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port on loopback that nobody listens on at this moment. A process gets each once."""
+    for port in _ports:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no port is free")
 
 
 def patient(seconds: float) -> asyncio.Timeout:

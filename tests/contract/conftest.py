@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.servers import free_port
 from connectors.kit.rate_limit import RateLimiter
 from connectors.kit.tls import tls_context
 from gateway.embedded.postgres import binaries
@@ -69,8 +69,7 @@ def contract_dsn() -> Iterator[str]:
             "UTF8",
             "--no-sync",
         )
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
+        port = free_port()
         options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
         control = (pg_ctl, "-D", data, "-w", "-l", str(folder / "log"))
         run(*control, "-o", options, "start")

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from benchmarks.servers import patient
+from benchmarks.servers import free_port, patient
 from connectors.registry import SYSTEMS
 from gateway.demo.cmms import DemoCmms
 from gateway.model.connector import Connector, ConnectorSettings, unobserved
@@ -182,7 +181,7 @@ class MaintainXHarness:
             stack.push_async_callback(connector.close)
             if fault in ("unreachable", "name_not_resolved"):
                 url = (
-                    f"http://127.0.0.1:{closed_port()}"
+                    f"http://127.0.0.1:{free_port()}"
                     if fault == "unreachable"
                     else "https://does-not-exist.invalid"
                 )
@@ -314,7 +313,7 @@ class PostgresHarness:
                 case "service_not_found":
                     dsn = self.dsn.removesuffix("postgres") + "no_such_database"
                 case "unreachable":
-                    dsn = f"postgresql://owner:x@127.0.0.1:{closed_port()}/postgres"
+                    dsn = f"postgresql://owner:x@127.0.0.1:{free_port()}/postgres"
                 case "name_not_resolved":
                     dsn = "postgresql://owner:x@does-not-exist.invalid/postgres"
                 case "unavailable":
@@ -350,10 +349,3 @@ class PostgresHarness:
         finally:
             await watcher.close()
         relay.cut()
-
-
-def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-        assert isinstance(port, int)
-        return port

@@ -9,12 +9,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from typing import Any, ClassVar
 
+from benchmarks.servers import free_port
 from connectors.http_json.connector import HttpJsonConnector
 from gateway.model.connector import Connector, ConnectorSettings, unobserved
 from gateway.model.reading import Reading
 from gateway.model.sample import Value
 from tests.contract.faults import FaultServer, answer
-from tests.contract.harness import CONNECTION, Calls, closed_port, http_reply, reading
+from tests.contract.harness import CONNECTION, Calls, http_reply, reading
 from tests.contract.http_json_receiver import Receiver
 from tests.contract.sap_servers import serving
 
@@ -77,7 +78,7 @@ class HttpJsonHarness:
                 FaultServer(on_get=answer("200 OK", b"{}"), on_other=http_reply(fault))
             )
             url = {
-                "unreachable": f"http://127.0.0.1:{closed_port()}",
+                "unreachable": f"http://127.0.0.1:{free_port()}",
                 "name_not_resolved": "https://does-not-exist.invalid",
             }.get(fault, server.url)
             connector = self.connector(url=url, timeout_seconds=1.0)

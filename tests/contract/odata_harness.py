@@ -18,12 +18,13 @@ from odatapy.server import OData
 from odatapy.server.adapters.asgi import ODataASGIApp
 from odatapy.server.inmemory import InMemoryDataStore, InMemoryProcessor
 
+from benchmarks.servers import free_port
 from connectors.odata.connector import ODataConnector
 from gateway.model.connector import Connector, ConnectorSettings, unobserved
 from gateway.model.reading import Reading
 from gateway.model.sample import Value
 from tests.contract.faults import FaultServer, answer
-from tests.contract.harness import CONNECTION, Calls, closed_port, http_reply, reading
+from tests.contract.harness import CONNECTION, Calls, http_reply, reading
 from tests.contract.sap_rules import App, Message, Receive, Send
 from tests.contract.sap_servers import HERE, serving
 
@@ -191,7 +192,7 @@ class ODataHarness:
                 FaultServer(on_get=answer("200 OK"), on_other=http_reply(fault))
             )
             url = {
-                "unreachable": f"http://127.0.0.1:{closed_port()}",
+                "unreachable": f"http://127.0.0.1:{free_port()}",
                 "name_not_resolved": "https://does-not-exist.invalid",
             }.get(fault, server.url)
             connector = self.connector(url=url, timeout_seconds=1.0)

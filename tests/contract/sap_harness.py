@@ -13,12 +13,13 @@ from typing import Any, ClassVar
 
 import pytest
 
+from benchmarks.servers import free_port
 from connectors.registry import SYSTEMS
 from gateway.model.connector import Connector, ConnectorSettings, unobserved
 from gateway.model.reading import Reading
 from gateway.model.sample import Value
 from tests.contract.faults import FaultServer
-from tests.contract.harness import CONNECTION, Calls, closed_port, http_reply, reading
+from tests.contract.harness import CONNECTION, Calls, http_reply, reading
 from tests.contract.sap_rules import App, MeasuringPoint, SapFront, SapRules
 from tests.contract.sap_servers import DOCUMENTS_V2, NodeServer, add_point, s4_app, serving
 
@@ -95,7 +96,7 @@ class SapHarness:
                 FaultServer(on_get=_session_opened, on_other=http_reply(fault))
             )
             url = {
-                "unreachable": f"http://127.0.0.1:{closed_port()}",
+                "unreachable": f"http://127.0.0.1:{free_port()}",
                 "name_not_resolved": "https://does-not-exist.invalid",
             }.get(fault, server.url)
             connector = self.connector(url=url, timeout_seconds=1.0)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
 from schemathesis import checks
+from schemathesis.generation.feedback import FeedbackSources
+from schemathesis.pytest._test_builder import build_operation_test
+from schemathesis.python._constants.orchestrator import make_constants_value_source
 
 from gateway.http.application import guarded
 from gateway.settings import HttpSettings
@@ -22,7 +26,9 @@ CHECKS = (
 )
 
 
-@schema.parametrize()
+OPERATIONS = {found.ok().label: found.ok() for found in schema.get_all_operations()}
+
+
 @settings(
     max_examples=8,
     deadline=None,
@@ -30,5 +36,17 @@ CHECKS = (
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
-def test_every_answer_conforms(case: schemathesis.Case) -> None:
+def conforms(case: schemathesis.Case) -> None:
     case.call_and_validate(headers={"Authorization": "Bearer admin"}, checks=list(CHECKS))
+
+
+@pytest.mark.parametrize("label", OPERATIONS)
+def test_every_answer_conforms(label: str) -> None:
+    """As `schema.parametrize()` does it. That makes all cases where tests are collected, which is in every worker."""
+    build_operation_test(
+        config=schema.config,
+        operation=OPERATIONS[label],
+        test_func=conforms,
+        given_kwargs={},
+        feedback=FeedbackSources(constants_value_source=make_constants_value_source(schema)),
+    )()

@@ -9,12 +9,13 @@ from datetime import datetime
 
 import orjson
 
+from benchmarks.servers import free_port
 from connectors.tryton.connector import TrytonConnector
 from gateway.model.connector import Connector, ConnectorSettings, unobserved
 from gateway.model.reading import Reading
 from gateway.model.sample import Value
 from tests.contract.faults import FaultServer, Reply, answer
-from tests.contract.harness import CONNECTION, Calls, closed_port, http_reply, reading
+from tests.contract.harness import CONNECTION, Calls, http_reply, reading
 from tests.fixtures.tryton import FORBIDDEN, shared_tryton
 
 _POINTS = ("temperature", "vibration")
@@ -79,7 +80,7 @@ class TrytonHarness:
             server.on_other = after_the_question(server, http_reply(fault))
             await stack.enter_async_context(server)
             url = {
-                "unreachable": f"http://127.0.0.1:{closed_port()}",
+                "unreachable": f"http://127.0.0.1:{free_port()}",
                 "name_not_resolved": "https://does-not-exist.invalid",
             }.get(fault, server.url)
             connector = self.connector(url=url, timeout_seconds=1.0, key="contract-suite-key")

@@ -23,9 +23,12 @@ import psutil
 import pytest
 
 from benchmarks.servers import patient
+from tests.fixtures import programs
 from tests.fixtures.waiting import wait_until
 
-COMMAND = [sys.executable, "-m", "gateway", "demo", "--devices", "3", "--rate", "12", "--data-dir"]
+DEMO = ["demo", "--devices", "3", "--rate", "12", "--data-dir"]
+COMMAND = [sys.executable, "-m", "gateway", *DEMO]
+"""As it is typed."""
 
 
 @pytest.fixture
@@ -42,9 +45,13 @@ class Demo:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._output = folder.parent / "output"
-        with self._output.open("w") as output:
-            self.process = subprocess.Popen(
-                [*COMMAND, str(folder)], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+        with self._output.open("wb") as output:
+            self.process = programs.popen(
+                [*programs.PROGRAM, *DEMO, str(folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=os.environ,
             )
 
     @property
@@ -139,9 +146,8 @@ async def test_the_story_of_the_key_can_be_finished_by_hand(folder: Path) -> Non
         await demo.reaches("reauthorization_required")
         key = await demo.new_key()
         assert demo.key_file.read_text() != key
-        command = [sys.executable, "-m", "gateway", "connections", "reauthorize", "demo-cmms", "--json"]
-        config = ["--config", str(folder / "config" / "fieldgate.yaml")]
-        made = subprocess.run([*command, *config], capture_output=True, text=True, check=True, timeout=60)
+        config = ("--config", str(folder / "config" / "fieldgate.yaml"))
+        made = await programs.run("connections", "reauthorize", "demo-cmms", "--json", *config)
         link = json.loads(made.stdout)["url"]
         async with httpx.AsyncClient(trust_env=False, headers={"Sec-Fetch-Site": "same-origin"}) as browser:
             page = (await browser.get(link)).text

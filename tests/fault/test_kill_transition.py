@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -22,6 +21,7 @@ from gateway.settings import BrokerSettings, CreditsSettings
 from gateway.store.credits import audit, sync_capacity
 from gateway.store.pool import Database
 from tests.fault.transition_child import SCENARIOS, perform
+from tests.fixtures import programs
 from tests.fixtures.connection_rig import CALLER, World, settings, wanted
 
 CASES = [(scenario, point) for scenario, (_, points) in SCENARIOS.items() for point in points]
@@ -102,10 +102,8 @@ async def test_a_kill_leaves_all_or_nothing_and_everything_converges(
     monkeypatch.setattr(ending, "DRAIN_SECONDS", 0.05)
     world = await prepared(database, mosquitto, scenario)
     before = await whole(world)
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.fault.transition_child", dsn, scenario, point
-    )
-    assert await child.wait() == -signal.SIGKILL
+    child = await programs.run(dsn, scenario, point, module="tests.fault.transition_child")
+    assert child.returncode == -signal.SIGKILL, child.stderr
     target = SCENARIOS[scenario][0]
     after = await whole(world)
     done = after["state"] == target

@@ -9,7 +9,7 @@ import aiomqtt
 import asyncpg
 import pytest
 
-from benchmarks.servers import Mosquitto, Postgres
+from benchmarks.servers import Mosquitto, Postgres, free_port
 from gateway.store.pool import Database
 from tests.fixtures import sink
 
@@ -111,3 +111,9 @@ async def test_rumqttd_speaks_mqtt_5(rumqttd: int) -> None:
         await client.subscribe("t", qos=1)
         await client.publish("t", b"value", qos=1)
         assert (await anext(aiter(client.messages))).payload == b"value"
+
+
+def test_the_kernel_gives_a_servers_port_to_no_connection() -> None:
+    """Else somebody's connection may have it as a server starts again. Linux gives 32768 and higher ones."""
+    ports = [free_port() for _ in range(200)]
+    assert len({*ports}) == len(ports) and max(ports) < 32_768

@@ -22,7 +22,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from benchmarks.servers import PATIENCE
+from benchmarks.servers import PATIENCE, free_port
 
 ROOT = Path(__file__).parents[2]
 PASSWORDS = {"gateway": "gate-secret", "acme": "acme-secret", "globex": "globex-secret"}
@@ -121,9 +121,7 @@ class Client:
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Broker:
-    with socket.socket() as chosen:
-        chosen.bind(("127.0.0.1", 0))
-        port = chosen.getsockname()[1]
+    port = free_port()
     environment = {**os.environ, **{f"PASSWORD_{user}": password for user, password in PASSWORDS.items()}}
     command = [str(ROOT / "mosquitto" / "provision"), str(tmp_path), "localhost,127.0.0.1", *PASSWORDS]
     subprocess.run(command, check=True, env=environment, timeout=60)

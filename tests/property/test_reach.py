@@ -49,7 +49,7 @@ def test_the_host_is_the_one_that_would_be_called(
     assert found.port == (called.port or (443 if scheme.lower() == "https" else 80))
 
 
-@given(st.dictionaries(WORDS, st.recursive(WORDS | st.none() | st.integers(), st.lists)))
+@given(st.dictionaries(WORDS, st.recursive(WORDS | st.none() | st.integers(), st.lists, max_leaves=10)))
 def test_no_text_is_too_odd_to_be_looked_at(values: dict[str, object]) -> None:
     list(targets({**values, "url": next(iter(values), "x"), "nested": {"dsn": "postgres://,,[:@/?host=,"}}))
 

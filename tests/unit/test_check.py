@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
+from benchmarks.servers import wait_until
 from connectors.registry import SYSTEMS
 from gateway.cli.main import build
 from gateway.configuration import Faults, check, load
@@ -29,6 +30,7 @@ from gateway.model.errors import ConfigError
 from gateway.settings import ConnectionSettings, Settings
 from gateway.settings_base import NAMES_A_CUSTOMER, Section
 from gateway.store.pool import Database
+from tests.fixtures import programs
 
 ROOT = Path(__file__).parents[2]
 KEY = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
@@ -122,22 +124,22 @@ def test_a_fault_has_its_file_and_line_and_repeats_no_secret(tmp_path: Path, nam
 
 async def _ended(main: Path, command: str) -> tuple[int | None, str]:
     """Exit code and what a person reads; None for a daemon that waits for its broker and its database."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "gateway", command, "--config", str(main),
-        cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stderr is not None
-    said = ""
+    said = main.parent / f"{command}.said"
+    with said.open("wb") as errors, Path(os.devnull).open("wb") as output:
+        program = programs.popen(
+            [*programs.PROGRAM, command, "--config", str(main)],
+            stdin=subprocess.DEVNULL, stdout=output, stderr=errors, env=ENVIRONMENT,
+        )  # fmt: skip
+
+    def is_over() -> bool:
+        return program.poll() is not None or "gateway.database_awaited" in said.read_text()
+
     try:
-        async for line in process.stderr:
-            said += line.decode()
-            if "gateway.database_awaited" in said:
-                return None, said
-        return await process.wait(), said
+        await wait_until(is_over, what=f"{command} ends or waits", seconds=60)
+        return program.poll(), said.read_text()
     finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+        program.kill()
+        program.wait()
 
 
 @pytest.mark.parametrize(
