@@ -44,8 +44,8 @@ def _named(annotation: Any, value: object, path: KeyPath) -> Iterator[tuple[KeyP
     elif get_origin(annotation) in (Union, UnionType):
         for one in get_args(annotation):
             yield from _named(one, value, path)
-    elif isinstance(value, dict):
-        of_keys, of_values = get_args(annotation)
+    elif isinstance(value, dict) and (types := get_args(annotation)):  # of a payload nobody knows any
+        of_keys, of_values = types
         for key, one in value.items():
             yield from _named(of_keys, key, (*path, key))
             yield from _named(of_values, one, (*path, key))

@@ -55,7 +55,7 @@ async def serving(
 
 def consumer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, daemon: Daemon, token: str) -> Any:
     """The function of the documents."""
-    monkeypatch.setenv("FIELDGATE_URL", f"http://127.0.0.1:{daemon.port}")
+    monkeypatch.setenv("GATEWAY_URL", f"http://127.0.0.1:{daemon.port}")
     monkeypatch.setenv("TOKEN", token)
     monkeypatch.setenv("CURSOR_FILE", str(tmp_path / "cursor"))
     monkeypatch.setenv("no_proxy", "*")

@@ -37,7 +37,7 @@ async def test_the_examples_run() -> None:
     assert len(commands) >= 5
     for command in commands:
         environment = {
-            "FIELDGATE_URL": f"http://127.0.0.1:{port}",
+            "GATEWAY_URL": f"http://127.0.0.1:{port}",
             "TOKEN": "operator",
             "PATH": "/usr/bin:/bin",
         }

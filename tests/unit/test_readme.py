@@ -15,7 +15,9 @@ import pytest
 import yaml
 
 from connectors.registry import SYSTEMS
-from gateway.configuration import Faults, Loaded, load
+from gateway.configuration import Faults, Loaded, load, overrides
+from gateway.configuration.customers import unlisted
+from gateway.configuration.document import LocatedDocument
 from gateway.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -108,7 +110,21 @@ def test_a_piece_of_the_configuration_on_a_page_passes_the_check(
     text = yaml.safe_dump(whole)
     (tmp_path / "fieldgate.yaml").write_text(text)
     environ = dict.fromkeys(re.findall(r"\$\{env:(\w+)\}", text), SECRETS["FIELDGATE_KEY"])
-    assert load(tmp_path / "fieldgate.yaml", environ, systems=SYSTEMS), page
+    loaded = load(tmp_path / "fieldgate.yaml", environ, systems=SYSTEMS)
+    assert unlisted(loaded.settings) == [], page
+
+
+def test_what_pages_set_in_the_environment_leaves_every_command_working() -> None:
+    """A name that begins with FIELDGATE_ and is no key of the configuration is a fault of it."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    typed = "\n".join(
+        block
+        for page in pages
+        for block in re.findall(r"^```(?:sh|python)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    )
+    named = {*re.findall(r"\bFIELDGATE_[A-Z_]+", typed)}
+    assert "FIELDGATE_CONFIG" in named
+    assert not overrides.apply(LocatedDocument("a page"), Settings, dict.fromkeys(named, "1"))
 
 
 def test_a_sample_with_a_fault_does_not_pass(tmp_path: Path) -> None:
