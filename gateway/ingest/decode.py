@@ -67,7 +67,8 @@ class Decoder:
     that a payload names with its sample. `former`: what was configured before, for messages that were sent by
     the broker, or queued, for filters that are unsubscribed; it takes what the sources do not match.
     `defers_sparkplug`: what is of Sparkplug is taken by who knows what is stored of its nodes (`mail_of`);
-    without it only by what this decoder has seen. `state_topic`: where this host tells that it lives.
+    without it only by what this decoder has seen. `beside`: topics that are subscribed beside
+    the sources, and are no telemetry.
     """
 
     def __init__(
@@ -80,10 +81,10 @@ class Decoder:
         former: FormerIntake | None = None,
         introduce: Introduce = unknown,
         defers_sparkplug: bool = False,
-        state_topic: str | None = None,
+        beside: Collection[str] = (),
     ) -> None:
         self._defers = defers_sparkplug
-        self._state_topic = state_topic
+        self._beside = frozenset(beside)
         self._mails: dict[str, sparkplug.Mail] = {}
         self._nodes: dict[tuple[str, str], Node] = {}
         self._recalled: Mapping[tuple[str, str], Node] = {}
@@ -311,7 +312,7 @@ class Decoder:
             self._ways.clear()
             self._mails.clear()
             self._characters = 0
-        if topic == self._state_topic:  # it is subscribed beside the sources
+        if topic in self._beside:
             ours: _Way = (None, None, None, None, self._compiled[0], True, None)
             self._remember(topic, ours)
             return ours

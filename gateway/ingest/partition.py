@@ -22,10 +22,10 @@ from gateway.ingest.host import Host
 from gateway.ingest.pipeline import Pipeline
 from gateway.ingest.quotas import Quotas
 from gateway.ingest.registry import Registry
-from gateway.ingest.session import DROPPED_TOPIC, IngestSession
+from gateway.ingest.session import IngestSession
 from gateway.ingest.session_log import SessionLog
 from gateway.ingest.session_record import SessionRecord
-from gateway.ingest.subscriptions import OptionalRefused, QosRefused, Subscription
+from gateway.ingest.subscriptions import DROPPED_TOPIC, OptionalRefused, QosRefused, Subscription
 from gateway.ingest.upkeep import Upkeep, unheard
 from gateway.model.backoff import full_jitter
 from gateway.model.errors import BrokerRefused, LeaseLost, StoreError
@@ -200,9 +200,11 @@ class Partition:
                 self._host.ask(self._session.publish)
 
     def _hear(self, topic: str, payload: bytes) -> None:
-        """Whoever says that we are gone while we live, as the will of a connection that was replaced does, is
-        contradicted.
+        """The broker's own count is told. Whoever says that we are gone while we live, as the will of a
+        connection that was replaced does, is contradicted.
         """
+        if topic == DROPPED_TOPIC and payload.isdigit() and len(payload) < 19:
+            metrics.BROKER_DROPPED.set(int(payload))
         if topic != self._state_topic or self._session is None or not self.connected:
             return
         if says_offline(payload):
