@@ -75,7 +75,7 @@ class Decoder:
       that are now unsubscribed.
     - `defers_sparkplug`: `decode` makes no samples of Sparkplug. The caller reads these messages later, by
       what is stored of their nodes (`node_topic_of`). Without it they are read by what this decoder has seen.
-    - `state_topic`: where this host tells that it lives.
+    - `beside`: topics that are subscribed beside the sources, and are no telemetry.
     """
 
     def __init__(
@@ -88,10 +88,10 @@ class Decoder:
         former: FormerIntake | None = None,
         introduce: Introduce = ignore_device,
         defers_sparkplug: bool = False,
-        state_topic: str | None = None,
+        beside: Collection[str] = (),
     ) -> None:
         self._defers = defers_sparkplug
-        self._state_topic = state_topic
+        self._beside = frozenset(beside)
         self._node_topics: dict[str, sparkplug.NodeTopic] = {}
         self._nodes: dict[tuple[str, str], Node] = {}
         self._recalled: Mapping[tuple[str, str], Node] = {}
@@ -322,7 +322,7 @@ class Decoder:
             self._topics.clear()
             self._node_topics.clear()
             self._characters = 0
-        if topic == self._state_topic:  # it is subscribed beside the sources
+        if topic in self._beside:
             ours: _KnownTopic = (None, None, None, None, self._compiled[0], True, None)
             self._remember(topic, ours)
             return ours

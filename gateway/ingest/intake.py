@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from gateway import metrics
 from gateway.ingest.certificate import state_topic
 from gateway.ingest.decode import Decoder, FormerIntake, Introduce
+from gateway.ingest.subscriptions import DROPPED_TOPIC
 from gateway.model.subscriptions import matches
 from gateway.model.topics import filters, is_sparkplug, owner_of
 from gateway.payloads.fields import Skipped
@@ -79,6 +80,7 @@ class Intake:
         """A decoder for this intake. `former`: what was in force before; `customers`: those that are taken
         beside the configured ones.
         """
+        state = state_topic(self.settings.telemetry.sparkplug)
         return Decoder(
             self.settings.telemetry,
             self.sources,
@@ -87,7 +89,7 @@ class Intake:
             former=former,
             introduce=self.introduce,
             defers_sparkplug=True,
-            state_topic=state_topic(self.settings.telemetry.sparkplug),
+            beside=(DROPPED_TOPIC,) if state is None else (DROPPED_TOPIC, state),
         )
 
     def beside(self, others: Sequence[CompiledSource]) -> tuple[CompiledSource, ...]:

@@ -22,10 +22,10 @@ from gateway.ingest.host import Host
 from gateway.ingest.pipeline import Pipeline
 from gateway.ingest.quotas import Quotas
 from gateway.ingest.registry import Registry
-from gateway.ingest.session import DROPPED_TOPIC, IngestSession
+from gateway.ingest.session import IngestSession
 from gateway.ingest.session_log import SessionLog
 from gateway.ingest.session_record import SessionRecord
-from gateway.ingest.subscriptions import OptionalRefused, QosRefused, Subscription
+from gateway.ingest.subscriptions import DROPPED_TOPIC, OptionalRefused, QosRefused, Subscription
 from gateway.ingest.upkeep import QuotaUpkeep, ignore_excess
 from gateway.model.backoff import full_jitter
 from gateway.model.errors import BrokerRefused, LeaseLost, StoreError
@@ -102,7 +102,7 @@ class Partition:
             quotas=self._quotas,
             on_slowed=ignore_excess if upkeep is None else upkeep.add_excess,
             host=self._host,
-            on_no_telemetry=self._contradict_will,
+            on_no_telemetry=self._hear_beside,
             on_marks=partial(moving.note_marks, database),
         )
         self._brokers = Brokers(settings.broker, number, self._pipeline)
@@ -208,10 +208,13 @@ class Partition:
             if self._session is not None and self.connected:
                 self._host.ask(self._session.publish)
 
-    def _contradict_will(self, topic: str, payload: bytes) -> None:
-        """Tells that the host application lives where a message says that it is gone: the will of a
-        connection that was replaced says so while we live.
+    def _hear_beside(self, topic: str, payload: bytes) -> None:
+        """Takes what is subscribed beside the sources. The broker's own count becomes a metric. A message that
+        says that this host application is gone, as the will of a connection that was replaced does, is
+        contradicted while we live.
         """
+        if topic == DROPPED_TOPIC and payload.isdigit() and len(payload) < 19:
+            metrics.BROKER_DROPPED.set(int(payload))
         if topic != self._state_topic or self._session is None or not self.connected:
             return
         if says_offline(payload):

@@ -27,7 +27,6 @@ from gateway.settings import BrokerSettings
 
 log = structlog.get_logger(__name__)
 
-DROPPED_TOPIC = "$SYS/broker/publish/messages/dropped"
 PINGREQ = b"\xc0\x00"
 CLOSING_SECONDS = 2.0
 """How long we wait for the broker to close after a DISCONNECT: the link may be dead."""
@@ -281,16 +280,13 @@ class IngestSession(asyncio.BufferedProtocol):
                 "a PUBLISH with packet id 0, QoS 2 or a topic alias, or before the CONNACK: nothing of this"
                 " was agreed"
             )
-        copies, payload = self._subscriptions.copies, packet.payload
-        if packet.topic == DROPPED_TOPIC:
-            if payload.isdigit() and len(payload) < 19:
-                metrics.BROKER_DROPPED.set(int(payload))
-            if packet_id is None:
-                return
-            payload = b""  # acknowledged in its turn, and nothing more
-        elif copies is not None and copies.is_surplus(packet.topic, packet.subscription_ids or ()):
-            payload = b""
-        messages.append((packet.topic, payload, packet_id, packet.retain))
+        copies = self._subscriptions.copies
+        if copies is not None and copies.is_surplus(packet.topic, packet.subscription_ids or ()):
+            messages.append(
+                (packet.topic, b"", packet_id, packet.retain)
+            )  # acknowledged in its turn, and nothing more
+            return
+        messages.append((packet.topic, packet.payload, packet_id, packet.retain))
 
     def _control(self, packet: Packet) -> None:
         match packet:

@@ -22,6 +22,7 @@ from gateway.model.subscriptions import Copies, copies_of
 STALE_ID, OPTIONAL_ID, UNSUBSCRIBE_ID, SUBSCRIBE_ID = 2, 3, 4, 10
 """Packet ids. Filters that overlap are subscribed one by one, from SUBSCRIBE_ID on."""
 
+DROPPED_TOPIC = "$SYS/broker/publish/messages/dropped"
 NO_IDENTIFIERS = (
     "the broker has no subscription identifiers, and filters of telemetry.sources overlap: a message could"
     " come twice"

@@ -21,7 +21,7 @@ from gateway import metrics
 from gateway.events.session import ControlSession, StrictClient
 from gateway.ingest import Ingest
 from gateway.ingest.quotas import Quotas
-from gateway.ingest.session import DROPPED_TOPIC
+from gateway.ingest.subscriptions import DROPPED_TOPIC
 from gateway.model.errors import BrokerRefused
 from gateway.settings import BrokerSettings, Settings
 from gateway.store import sessions
