@@ -209,9 +209,9 @@ class Partition:
                 self._host.ask(self._session.publish)
 
     def _hear_beside(self, topic: str, payload: bytes) -> None:
-        """Takes what is subscribed beside the sources. The broker's own count becomes a metric. A message that
-        says that this host application is gone, as the will of a connection that was replaced does, is
-        contradicted while we live.
+        """Takes what is subscribed beside the sources. Counts of the broker become metrics. What says that
+        this host application is gone, as the will of a connection that was replaced does, is contradicted
+        while we live.
         """
         if topic == DROPPED_TOPIC and payload.isdigit() and len(payload) < 19:
             metrics.BROKER_DROPPED.set(int(payload))
