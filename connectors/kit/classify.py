@@ -31,9 +31,7 @@ class Meaning(enum.Enum):
 
 
 # 503 and the 4xx here are refusals: nothing was done. Any other 5xx may follow the work itself, so for a call
-# that is not
-# idempotent its outcome is unknown. A redirect is never followed: an API does not redirect, a login page
-# does.
+# that is not idempotent its outcome is unknown. A redirect is never followed: see `redirected`.
 STATUS: Mapping[int, Meaning] = {
     401: Meaning.AUTH_REFUSED,
     402: Meaning.PERMISSION_DENIED,
@@ -51,7 +49,6 @@ STATUS: Mapping[int, Meaning] = {
 }
 _CLASS: Mapping[int, Meaning] = {
     1: Meaning.MAYBE_DONE,
-    3: Meaning.AUTH_REFUSED,
     4: Meaning.BAD_CONFIGURATION,
     5: Meaning.MAYBE_DONE,
 }
@@ -67,18 +64,45 @@ _LOGIN_PAGE = re.compile(
 )
 
 
-def meaning(status: int, *, has_retry_after: bool) -> Meaning:
-    """Of a status that is not 2xx."""
+_MOVED = (301, 308)
+_LOGIN_PLACE = re.compile(
+    r"(?:log|sign)[-_]?(?:in|on)(?!fo)|authori[sz]|authenticat|oauth|openid|saml"
+    r"|\b(?:auth|sso|idp|adfs|oidc)\b",
+    re.IGNORECASE,
+)
+
+
+def redirected(status: int, location: str) -> Meaning:
+    """Of a status of 3xx. Only what leads to a login says something of the credential: a system may also send
+    its callers to a page of its maintenance.
+    """
+    if _LOGIN_PLACE.search(location[:2000]):
+        return Meaning.AUTH_REFUSED
+    return Meaning.BAD_CONFIGURATION if status in _MOVED else Meaning.MAYBE_DONE
+
+
+def meaning(status: int, *, has_retry_after: bool, location: str = "") -> Meaning:
+    """Of a status that is not 2xx. `location`: where the answer leads, of a redirect."""
+    if status // 100 == 3:
+        return redirected(status, location)
     if status == 503 and has_retry_after:
         return Meaning.RATE_LIMITED
     return STATUS.get(status) or _CLASS.get(status // 100, Meaning.MAYBE_DONE)
 
 
 def to_error(
-    status: int, message: str, *, idempotent: bool, retry_after: float | None, request_id: str | None
+    status: int,
+    message: str,
+    *,
+    idempotent: bool,
+    retry_after: float | None,
+    request_id: str | None,
+    location: str = "",
 ) -> ConnectorError:
-    """The error for a status that is not 2xx. `retry_after` in seconds, as the system asked for it."""
-    match meaning(status, has_retry_after=retry_after is not None):
+    """The error for a status that is not 2xx. `retry_after` in seconds, as the system asked for it.
+    `location`: where a redirect leads.
+    """
+    match meaning(status, has_retry_after=retry_after is not None, location=location):
         case Meaning.RATE_LIMITED:
             return RateLimited(
                 message,

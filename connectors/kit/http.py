@@ -289,8 +289,17 @@ class HttpClient:
             f"the system answered {answer.status} to {call}:"
             f" {self.clean(words) if words else self.text_of(answer)}"
         )
+        location = answer.headers.get("location", "")
+        if 300 <= answer.status < 400:
+            place = self.clean(location.partition("?")[0])[:100] or "nowhere"
+            text += f" (a redirect, which is not followed; it leads to {place})"
         return to_error(
-            answer.status, text, idempotent=idempotent, retry_after=retry_after, request_id=answer.request_id
+            answer.status,
+            text,
+            idempotent=idempotent,
+            retry_after=retry_after,
+            request_id=answer.request_id,
+            location=location,
         )
 
     def _refusal(self, answer: Answer, call: str, expects: Expected, *, idempotent: bool) -> ConnectorError:

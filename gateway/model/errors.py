@@ -193,8 +193,8 @@ class AuthRefused(ConnectorError):
     """The credential is refused. `final`: it is proved already (invalid_grant, the second failed logon), no
     probe need confirm it.
 
-    `doubtful`: no refusal in so many words, but a page that asks for a login, or a redirect: a proxy may have
-    said it in an outage, so it proves nothing alone.
+    `doubtful`: no refusal in so many words, but a page that asks for a login, or a redirect to one. A proxy
+    may have said it in an outage, so it proves nothing alone.
     """
 
     def __init__(

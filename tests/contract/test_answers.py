@@ -19,6 +19,7 @@ from connectors.registry import SYSTEMS
 from gateway.model.connector import ConnectorSettings, ProbeResult
 from gateway.model.errors import (
     AuthRefused,
+    BadConfiguration,
     ConnectorError,
     OutcomeUnknown,
     PermissionDenied,
@@ -206,9 +207,48 @@ async def test_json_is_json_whatever_it_is_called(wired: Wired, kind: str | None
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "307 Temporary", "308 Permanent"])
 async def test_a_redirect_is_one_wherever_it_leads(wired: Wired, place: str, status: str) -> None:
     wired(lambda _request: answer(status=status, headers=[b"Location: " + place.encode("latin-1")]))
-    with pytest.raises(AuthRefused) as caught:
+    with pytest.raises(ConnectorError, match="a redirect, which is not followed"):
+        await maintainx().probe()
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "/login", "/maximo/webclient/LoginServlet", "/users/sign_in?next=%2Fapi", "/SignOn", "https://sso.example.com/",
+        "https://login.microsoftonline.com/common/oauth2/v2.0/authorize", "/saml2/idp/sso", "https://auth.example.com/x",
+        "/sap/bc/ui2/logon", "https://example.com/adfs/ls?wa=wsignin1.0",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary"])
+async def test_a_redirect_to_a_login_may_mean_the_credential(wired: Wired, place: str, status: str) -> None:
+    wired(lambda _request: answer(status=status, headers=[b"Location: " + place.encode()]))
+    with pytest.raises(AuthRefused, match="it leads to") as caught:
         await maintainx().probe()
     assert caught.value.doubtful
+
+
+@pytest.mark.parametrize(
+    ("status", "place", "error"),
+    [
+        ("302 Found", "/maintenance", Unavailable),
+        ("302 Found", "https://status.example.com/outage?from=api", Unavailable),
+        ("307 Temporary", "/loginfo/lessons", Unavailable),
+        ("303 See Other", "/author/7", Unavailable),
+        ("301 Moved", "https://new.example.com/api", BadConfiguration),
+        ("308 Permanent", "/v1/meters/", BadConfiguration),
+        ("302 Found", "", Unavailable),
+        ("304 Not Modified", "", Unavailable),
+    ],
+)
+async def test_no_other_redirect_says_anything_of_the_credential(
+    wired: Wired, status: str, place: str, error: type[ConnectorError]
+) -> None:
+    """A maintenance of an hour asked the customer for new credentials."""
+    headers = [b"Location: " + place.encode()] if place else []
+    wired(lambda _request: answer(status=status, headers=headers))
+    with pytest.raises(error) as caught:
+        await maintainx().probe()
+    assert "from=api" not in str(caught.value)
 
 
 async def test_a_cookie_that_cannot_be_sent_is_dropped_and_the_others_are_kept(wired: Wired) -> None:

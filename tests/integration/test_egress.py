@@ -205,7 +205,7 @@ async def test_no_redirect_leads_anywhere(
     monkeypatch.setattr(egress, "look_up", names)
     answer = f"HTTP/1.1 {status} Moved\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n".encode()
     async with canary(answer=answer) as site:
-        with pytest.raises(AuthRefused):
+        with pytest.raises((BadConfiguration, Unavailable), match="redirect"):
             await called(client(f"http://site.example:{site.port}", LOOPBACK))
         assert len(site.came) == 1 and names.asked == ["site.example"]
 

@@ -53,7 +53,9 @@ def reading(number: int, meter: str | None = None) -> Reading:
 @pytest.mark.parametrize(
     ("status", "idempotent", "retry_after", "kind"),
     [
-        (301, True, None, AuthRefused),
+        (301, True, None, BadConfiguration),
+        (302, True, None, Unavailable),
+        (302, False, None, OutcomeUnknown),
         (400, False, None, BadConfiguration),
         (401, False, None, AuthRefused),
         (403, False, None, PermissionDenied),
