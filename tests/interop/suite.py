@@ -114,17 +114,23 @@ async def redelivery(broker: Broker) -> str:
     async with client(broker, name, clean=False, expiry=LONG) as one:
         await one.subscribe(topic)
         await give(broker, topic, *payloads(10))
-        need(len(await one.messages(10)) == 10, "the messages did not come")
-        for packet in one.received[:4]:
+        need(await one.messages(10, 5), "no message came")  # HiveMQ CE may want acknowledgements for some
+        done = one.received[:4]
+        for packet in done:
             one.ack(packet)
         await one.ping()
     async with client(broker, name, clean=False, expiry=LONG) as two:
-        await two.messages(6)
+        two.auto()
+        left = 10 - len(done)
+        await two.messages(left)
         got = await two.quiet()
-        need(not missing(got, payloads(6, 4)), f"{missing(got, payloads(6, 4))} of 6 did not come again")
+        lost = missing(got, payloads(left, len(done)))
+        need(not lost, f"{lost} of {left} did not come again")
         flagged = sum(packet.duplicate for packet in two.received)
-        again = sum(payload in payloads(4) for payload in got)
-        return f"6 of 6, {flagged} with DUP" + (f"; {again} that were acknowledged, too" if again else "")
+        again = sum(payload in payloads(len(done)) for payload in got)
+        return f"{left} of {left}, {flagged} with DUP" + (
+            f"; {again} that were acknowledged, too" if again else ""
+        )
 
 
 @check("Acknowledged once, it does not come again")
