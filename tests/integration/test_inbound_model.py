@@ -199,7 +199,7 @@ async def test_without_the_fence_a_sleeper_overwrites(
 ) -> None:
     """A listing has no times: what a replica that stood still brings late replaces what is newer."""
 
-    async def unfenced(connection: Connection, claim: InboundClaim) -> bool:
+    async def unfenced(connection: Connection, claim: InboundClaim, configuration: int) -> bool:
         """Whoever it is."""
         return True
 
