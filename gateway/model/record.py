@@ -285,12 +285,20 @@ def change_of(version: int, *, deleted: bool) -> Change:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogPlace:
     """Where a reader has come to in the record log of a customer. `epoch`: of the log, which a restore ends;
-    None in a cursor that was written before there were epochs, as is its `customer`.
+    None in a cursor that was written before there were epochs, as is its `customer`. `began`: where the log
+    stood when he began to read from its beginning, until he has come there; else 0. What was deleted before
+    he began he never met.
     """
 
     customer: str | None
     epoch: int | None
     position: int
+    began: int = 0
+
+    @property
+    def knows(self) -> int:
+        """Up to where a record that was deleted and removed is none that the reader holds."""
+        return max(self.position, self.began)
 
 
 BEGINNING = LogPlace(customer=None, epoch=None, position=0)
@@ -298,7 +306,9 @@ BEGINNING = LogPlace(customer=None, epoch=None, position=0)
 
 def write_cursor(place: LogPlace) -> str:
     """The opaque cursor of everything up to this position of the log."""
-    parts = [place.position, place.epoch, place.customer]
+    parts: list[object] = [place.position, place.epoch, place.customer]
+    if place.began > place.position:
+        parts.append(place.began)
     return base64.urlsafe_b64encode(orjson.dumps(parts)).rstrip(b"=").decode()
 
 
@@ -330,6 +340,10 @@ def _read_cursor(cursor: str) -> LogPlace:
             position
         ) and _is_position(epoch):
             return LogPlace(customer=customer, epoch=epoch, position=position)
+        case [int() as position, int() as epoch, str() as customer, int() as began] if (
+            _is_position(position) and _is_position(epoch) and _is_position(began)
+        ):
+            return LogPlace(customer=customer, epoch=epoch, position=position, began=began)
         case _:
             raise ValueError("cursor: give back what `next` said, unchanged; or leave it out to begin anew")
 

@@ -56,18 +56,23 @@ class StoredRecord(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordPage:
-    """A part of the log. `position`: go on from it, whether there is more or not; `epoch`: of the log."""
+    """A part of the log. `position`: go on from it, whether there is more or not; `epoch`: of the log;
+    `began`: as of `LogPlace`.
+    """
 
     customer: str
     records: Sequence[StoredRecord]
     epoch: int
     position: int
     has_more: bool
+    began: int = 0
 
     @property
     def next(self) -> str:
         """The cursor to go on from."""
-        return write_cursor(LogPlace(customer=self.customer, epoch=self.epoch, position=self.position))
+        return write_cursor(
+            LogPlace(customer=self.customer, epoch=self.epoch, position=self.position, began=self.began)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +135,8 @@ class Records:
                 rows = await session.fetch(sql("record_page"), customer, *after)
             else:
                 rows = await session.fetch(sql("record_page_of"), customer, *after, connection, stream)
-            if position and position < await session.fetchval(sql("record_log_expired"), customer):
+            # Whoever begins holds nothing, so nothing that was removed before he began is missing for him.
+            if position and place.knows < await session.fetchval(sql("record_log_expired"), customer):
                 raise RequestRefused(
                     "records.cursor_gone",
                     "cursor: records were deleted since, so long ago that they are not told any more: leave"
@@ -147,6 +153,7 @@ class Records:
             epoch=epoch,
             position=reached if has_more else max(position, last, reached),
             has_more=has_more,
+            began=place.began if position else last,
         )
 
     async def one(

@@ -656,6 +656,40 @@ async def test_who_was_away_while_a_deleted_record_was_removed_is_told_to_read_a
     assert not (await reads.page("globex", limit=100)).records
 
 
+@pytest.mark.parametrize("how", [{}, {"connection": "acme-1"}, {"stream": "work_orders"}])
+async def test_who_begins_reads_all_pages_whatever_was_removed_before(
+    database: Database, rig: InboundRig, how: dict[str, str]
+) -> None:
+    """He was told to begin anew at his second page, and each time again."""
+    reads = Records(database)
+    await changed(rig, *[(f"r-{number}", {"n": number}) for number in range(8)])
+    rig.source.put("r-7", None)
+    await delete(rig, "r-7")
+    await records.expire(database, now=clock.now() + timedelta(days=180), retention=timedelta(days=90))
+
+    async def follow(cursor: str | None, pages: int) -> tuple[list[str], str]:
+        keys: list[str] = []
+        for _ in range(pages):
+            place = read_cursor(cursor, customer="acme")
+            page = await reads.page("acme", place=place, limit=2, **how)
+            keys += [record.key for record in page.records]
+            cursor = page.next
+        assert cursor is not None
+        return keys, cursor
+
+    keys, cursor = await follow(None, 4)
+    assert sorted(keys) == [f"r-{number}" for number in range(7)]
+    assert (await follow(cursor, 2))[0] == []
+    # one that is deleted and removed while he reads is one that he may hold
+    _, between = await follow(None, 1)
+    rig.source.put("r-0", None)
+    await delete(rig, "r-0")
+    await records.expire(database, now=clock.now() + timedelta(days=180), retention=timedelta(days=90))
+    with pytest.raises(RequestRefused, match="read all records again"):
+        await follow(between, 1)
+    assert sorted((await follow(None, 3))[0]) == [f"r-{number}" for number in range(1, 7)]
+
+
 async def test_decimals_are_kept_and_told_with_every_digit(database: Database, rig: InboundRig) -> None:
     written = (
         b'{"id":1,"money":12345678901234567.89,"n":[0.12345678901234567890123,-98765432109876543210],'

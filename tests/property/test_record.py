@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -190,14 +191,17 @@ def test_a_circle_is_told_within_a_few_rounds(lead: int, length: int) -> None:
 POSITIONS = st.integers(0, MAX_POSITION)
 
 
-@given(position=POSITIONS, epoch=POSITIONS, customer=st.text(max_size=64))
-@example(position=0, epoch=0, customer="")
-@example(position=MAX_POSITION, epoch=MAX_POSITION, customer="acme")
+@given(position=POSITIONS, epoch=POSITIONS, customer=st.text(max_size=64), began=POSITIONS)
+@example(position=0, epoch=0, customer="", began=0)
+@example(position=MAX_POSITION, epoch=MAX_POSITION, customer="acme", began=0)
+@example(position=1, epoch=1, customer="acme", began=MAX_POSITION)
 def test_a_cursor_is_read_as_it_was_written_for_its_customer_only(
-    position: int, epoch: int, customer: str
+    position: int, epoch: int, customer: str, began: int
 ) -> None:
-    place = LogPlace(customer=customer, epoch=epoch, position=position)
+    place = LogPlace(customer=customer, epoch=epoch, position=position, began=began)
     cursor = write_cursor(place)
+    if began <= position:  # he has come to where he began
+        place = replace(place, began=0)
     assert re.fullmatch(r"[A-Za-z0-9_-]+", cursor)  # as it is, it is a part of an address
     assert read_cursor(cursor, customer=customer) == place
     with pytest.raises(ValueError, match="another customer"):
@@ -216,7 +220,8 @@ def cursor_of(parts: object) -> str:
             cursor_of,
             [
                 42, [], {}, None, "42", [None], [True], [-1], [1.5], [MAX_POSITION + 1], [1, 2], [1, 2, None], [1, 2, 3],
-                [1, None, "acme"], [True, 2, "acme"], [1, True, "acme"], [-1, 2, "acme"], [1, -2, "acme"], [1, 2, "acme", 4],
+                [1, None, "acme"], [True, 2, "acme"], [1, True, "acme"], [-1, 2, "acme"], [1, -2, "acme"], [1, 2, "acme", "4"],
+                [1, 2, "acme", -4], [1, 2, "acme", True], [1, 2, "acme", 4, 5],
                 [MAX_POSITION + 1, 2, "acme"], [1, MAX_POSITION + 1, "acme"],
             ],
         ),
