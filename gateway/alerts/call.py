@@ -40,6 +40,7 @@ from gateway.store import alert_streams
 from gateway.store import alerts as store
 from gateway.store.alert_streams import AlertClaim
 from gateway.store.alerts import Alert
+from gateway.store.calls import may_call
 from gateway.store.pool import Database
 from gateway.sync.link import ServedConnection
 
@@ -84,7 +85,7 @@ class Calls:
         async with self._database.connection() as connection:
             due = await store.due(connection, self._claim.connection, AT_ONCE)
         for alert in due:
-            if not await alert_streams.may_call(self._database, self._claim, self._link.configuration):
+            if not await may_call(self._database, self._link):
                 return False
             if alert.state in (AlertState.PENDING, AlertState.RAISING):
                 await self._raise(alert)

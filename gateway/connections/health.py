@@ -28,6 +28,7 @@ from gateway.model.errors import (
 from gateway.model.operation import Operation, proves
 from gateway.store import connections
 from gateway.store.breakers import OperationTrouble
+from gateway.store.calls import may_call
 from gateway.store.connections import Cause
 from gateway.store.pool import Database
 from gateway.sync.link import ServedConnection
@@ -145,7 +146,7 @@ class ConnectionHealth:
         """Makes one cheap call for a second opinion. Returns its error; None where all is well. Makes none
         where the connection may call no more, as one that was paused during the call that failed.
         """
-        if not await connections.may_call(self._database, link.connection, configuration=link.configuration):
+        if not await may_call(self._database, link, also_blocked=True):
             return Unavailable("the connection may not call its system any more")
         answer = await self.ask(link)
         return answer if isinstance(answer, ConnectorError) else None

@@ -27,6 +27,7 @@ from gateway.model.inbound import InboundPage, InboundRecord, KeyPage, ListsKeys
 from gateway.model.pressure import Pressure
 from gateway.model.record import Cycle, Interval, Kept, halved, keep, latest
 from gateway.store import inbound, inbound_pages
+from gateway.store.calls import may_call
 from gateway.store.inbound import Done, InboundClaim, InboundPosition, SystemClock
 from gateway.store.inbound_pages import Applied, WalkStep
 from gateway.store.pool import Database
@@ -232,9 +233,7 @@ class InboundWalk:
     async def _pause(self, seconds: float) -> None:
         """Looks afterwards whether the connection was paused meanwhile: its system is not called then."""
         await until_set(self._stopping, seconds)
-        if seconds > LONG_SECONDS and not await inbound.may_call(
-            self._database, self._claim, self._link.configuration
-        ):
+        if seconds > LONG_SECONDS and not await may_call(self._database, self._link):
             self.read.last = replace(self.read.last, may_call=False)
 
     async def _store(self, step: WalkStep) -> int:

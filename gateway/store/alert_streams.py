@@ -171,12 +171,6 @@ async def watermark(connection: Connection, claim: AlertClaim) -> int:
     return found
 
 
-async def may_call(database: Database, claim: AlertClaim, configuration: int) -> bool:
-    """As of streams."""
-    allowed: bool = await database.fetchval(sql("may_call"), claim.connection, False, configuration)
-    return allowed
-
-
 async def prove(connection: Connection, claim: AlertClaim) -> None:
     """The last step of a transaction: the lease is ours, and is until the commit. Raises LeaseLost."""
     if not await connection.fetchval(sql("alert_prove"), claim.connection, claim.fence):

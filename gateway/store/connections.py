@@ -392,12 +392,6 @@ async def schedule_probe(
         await connection.execute(sql("probe_schedule"), connection_id, state, in_seconds, attempts)
 
 
-async def may_call(database: Database, connection_id: str, *, configuration: int) -> bool:
-    """Whether the connection may call its system, by a link of this configuration."""
-    allowed: bool = await database.fetchval(sql("may_call"), connection_id, True, configuration)
-    return allowed
-
-
 async def note_answer(
     database: Database, connection_id: str, *, next_probe_seconds: float
 ) -> Answered | None:

@@ -310,11 +310,3 @@ def _progress(row: dict[str, Any]) -> StreamProgress:
 def lost(claim: InboundClaim) -> LeaseLost:
     """What is raised when the stream is somebody else's by now."""
     return LeaseLost(f"inbound stream {'/'.join(claim.key)} is worked on by another replica")
-
-
-async def may_call(database: Database, claim: InboundClaim, configuration: int) -> bool:
-    """Whether the connection may call its system, by a link of this configuration: somebody may have paused
-    or changed it since the last page.
-    """
-    allowed: bool = await database.fetchval(sql("may_call"), claim.connection, False, configuration)
-    return allowed

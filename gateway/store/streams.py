@@ -166,14 +166,6 @@ async def prove(connection: Connection, claim: Claim) -> None:
         raise lost(claim)
 
 
-async def may_call(database: Database, claim: Claim, configuration: int) -> bool:
-    """Whether the connection may call its system, by a link of this configuration: somebody may have paused
-    it since the claim, or given it other settings.
-    """
-    allowed: bool = await database.fetchval(sql("may_call"), claim.connection, claim.trial, configuration)
-    return allowed
-
-
 async def hold(connection: Connection, claim: Claim) -> None:
     """Shares the stream's row: the first step of a transaction that writes windows. Raises LeaseLost.
 

@@ -28,7 +28,8 @@ from gateway.model.errors import (
 )
 from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected
 from gateway.model.reading import Batch, Reading, make_batch
-from gateway.store import deliveries, streams, withheld
+from gateway.store import deliveries, withheld
+from gateway.store.calls import may_call
 from gateway.store.deliveries import BatchResults, Intent
 from gateway.store.pool import Database
 from gateway.store.streams import Claim, RunTally
@@ -199,7 +200,7 @@ class Delivery:
         """Asks the system for the readings in doubt, and records those that it holds. Returns the others,
         which are sent: it holds another value or none. Raises CallsEnded.
         """
-        if not await streams.may_call(self._database, self._claim, self._link.configuration):
+        if not await may_call(self._database, self._link, also_blocked=self._claim.trial):
             raise CallsEnded(self._claim.connection)
         self.called = True
         doubted = [reading for due, reading in pairs if due.doubt is not None]
@@ -356,7 +357,7 @@ class Delivery:
         """
         if len(pairs) > 1 or self._claim.attempts < NARROW_AFTER or not self._took_others:
             return False
-        if not await streams.may_call(self._database, self._claim, self._link.configuration):
+        if not await may_call(self._database, self._link, also_blocked=self._claim.trial):
             return False
         try:
             async with asyncio.timeout(self._push_timeout):

@@ -23,6 +23,7 @@ from gateway.model.exchange import EnsuresMeters, RemoteMeter
 from gateway.model.outcome import Rejected
 from gateway.settings import SyncSettings
 from gateway.store import meters_made, streams
+from gateway.store.calls import may_call
 from gateway.store.meters_made import WantedMeter
 from gateway.store.pool import Database
 from gateway.store.streams import Claim
@@ -57,7 +58,7 @@ async def make(database: Database, claim: Claim, link: ServedConnection, *, sett
             if not due:
                 break
             for wanted in due:
-                if not await streams.may_call(database, claim, link.configuration):
+                if not await may_call(database, link, also_blocked=claim.trial):
                     raise CallsEnded(claim.connection)
                 await _ask(database, claim, link, wanted, settings)
                 asked += 1

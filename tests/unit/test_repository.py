@@ -39,7 +39,7 @@ DOCUMENTS = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("
 MODULE_LINES, FUNCTION_LINES = 300, 50
 """Lines of code: what explains it does not count."""
 
-CODE_LINES = 59_322
+CODE_LINES = 59_339
 """Of gateway and connectors together. Whoever raises it says in the changelog, under "Size", what for."""
 
 
