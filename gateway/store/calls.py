@@ -8,7 +8,7 @@ from gateway.store.pool import Database
 from gateway.store.queries import sql
 
 
-class Caller(Protocol):
+class CallingLink(Protocol):
     """A link of a connection, as it was built of one of its configurations."""
 
     @property
@@ -17,7 +17,7 @@ class Caller(Protocol):
     def configuration(self) -> int: ...  # noqa: D102
 
 
-async def may_call(database: Database, link: Caller, *, also_blocked: bool = False) -> bool:
+async def may_call(database: Database, link: CallingLink, *, also_blocked: bool = False) -> bool:
     """Whether the connection may call, by this link: somebody may have paused it since the link was taken, or
     given it other settings. `also_blocked`: one that is blocked is tried.
     """
